@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Installs the packages that a task needs and this machine lacks (Debian, Ubuntu and their kin).
+#
+#   scripts/setup.sh [build|demo|check|bench]
+#
+# Each level contains the ones before it. With nothing missing this is one dpkg query. As root the missing packages are
+# installed; otherwise the one command to run is printed, and the status is 1. XHYVE_SETUP=no skips all of it.
+set -eu
+
+level=${1:-build}
+
+packages=(gcc make meson ninja-build pkg-config libc6-dev libzydis-dev libseccomp-dev zlib1g-dev liblzma-dev liblz4-dev
+    libzstd-dev)
+demo=(busybox-static cpio kmod python3)
+check=(clang clang-format clang-tidy libcmocka-dev acpica-tools dmidecode git)
+bench=(qemu-system-x86)
+
+case $level in
+build) ;;
+demo) packages+=("${demo[@]}") ;;
+check) packages+=("${demo[@]}" "${check[@]}") ;;
+bench) packages+=("${demo[@]}" "${bench[@]}") ;;
+*)
+    echo "setup: unknown level '$level': expected build, demo, check or bench" >&2
+    exit 1
+    ;;
+esac
+
+if [ "${XHYVE_SETUP:-yes}" = no ]; then
+    exit 0
+fi
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    echo "setup: this is neither Debian nor Ubuntu, so nothing is installed. Needed, by their Debian names:" >&2
+    echo "  ${packages[*]}" >&2
+    echo "Once they are there, go on with XHYVE_SETUP=no make ..." >&2
+    exit 1
+fi
+
+# A name counts as present when a package of that name, or one that provides it, is installed.
+installed=$(dpkg-query -W -f='${db:Status-Abbrev}|${Package}, ${Provides}\n' | sed -n 's/^.i |//p' |
+    sed 's/ *([^)]*)//g; s/:[a-z0-9]*//g; s/, */\n/g')
+missing=()
+for name in "${packages[@]}"; do
+    if ! grep -qxF -- "$name" <<<"$installed"; then
+        missing+=("$name")
+    fi
+done
+if [ ${#missing[@]} -eq 0 ]; then
+    exit 0
+fi
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "Some packages are missing. Run this, and then the same command again:" >&2
+    echo >&2
+    echo "  sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+    echo >&2
+    exit 1
+fi
+
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+install() {
+    apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1 </dev/null
+}
+# The package lists may be absent or stale: fetch them when the first attempt fails.
+if ! install; then
+    if ! apt-get -o DPkg::Lock::Timeout=300 update >"$log" 2>&1 </dev/null || ! install; then
+        tail -n 20 "$log" >&2
+        echo "setup: the packages could not be installed; apt-get's last words are above. Is there a network?" >&2
+        exit 1
+    fi
+fi
