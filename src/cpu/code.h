@@ -1,0 +1,52 @@
+/*
+ * Which bytes of guest memory have been decoded: the VM-wide map through which
+ * a store by any vCPU, or by a device, drops decoded instructions.
+ *
+ * Each RAM page has a 64-bit word, one bit for each 64 bytes, that says where
+ * any CPU of the VM has decoded instructions. A page with a bit set is in no
+ * write TLB, so stores to it take the slow path and come here.
+ *
+ *   decoding   code_claim() before the bytes are read: sets bits and, if the
+ *              page had none, evicts its write entries on every CPU and waits
+ *              until each has done so or is outside guest code.
+ *   storing    store, then code_written(): clears the bits it hit and posts an
+ *              invalidation to every CPU. Dekker's order (store, fence, load
+ *              bits against set bits, fence, read bytes) leaves no gap.
+ *   filling    a write TLB entry is published, then code_page_clean() is asked
+ *              again and the entry dropped if it says no.
+ */
+#ifndef XHYVE_CPU_CODE_H
+#define XHYVE_CPU_CODE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct code_map;
+struct cpu;
+struct guest_mem;
+
+int code_map_new(struct code_map **out, const struct guest_mem *);
+void code_map_free(struct code_map *);
+
+/* CPUs join before they run guest code and leave when they are freed. Their own threads. */
+int code_join(struct code_map *, struct cpu *);
+void code_leave(struct code_map *, struct cpu *);
+
+/* cpu is about to decode [gpa, gpa+len), within one page. False: not RAM; the caller must not cache. */
+bool code_claim(struct cpu *, uint64_t gpa, size_t len);
+
+/* True if no code is known in the page of gpa: it may be entered in a write TLB. */
+bool code_page_clean(const struct code_map *, uint64_t gpa);
+
+/* [gpa, gpa+len) was written, by a CPU (its own stores: cpu, else NULL) or a device. Any thread. */
+void code_written(struct code_map *, struct cpu *cpu, uint64_t gpa, uint64_t len);
+
+/* Serves this CPU's mailbox: evictions and invalidations posted by others. */
+void code_serve(struct cpu *);
+
+/* Brackets waiting and device access: in between, the CPU counts as stopped. */
+void code_stopped(struct cpu *);
+void code_running(struct cpu *);
+
+#endif

@@ -1,0 +1,25 @@
+/*
+ * Host time. All of the machine's clocks derive from os_clock_ns(), so that a
+ * jump put in here (a test, a suspended host) moves every one of them alike.
+ */
+#ifndef XHYVE_OS_CLOCK_H
+#define XHYVE_OS_CLOCK_H
+
+#include <stdint.h>
+
+#define NS_PER_S UINT64_C(1000000000)
+#define NO_DEADLINE UINT64_MAX
+
+/* Monotonic nanoseconds since some fixed moment. Any thread, signal-safe. */
+uint64_t os_clock_ns(void);
+
+/* Nanoseconds since 1970-01-01 00:00:00 UTC. */
+uint64_t os_wall_ns(void);
+
+/* Adds ns to os_clock_ns() and os_wall_ns() from now on: tests of a host that slept. */
+void os_clock_jump(uint64_t ns);
+
+/* Converts a point of os_clock_ns() to the host's own CLOCK_MONOTONIC, for waits. */
+uint64_t os_clock_to_host(uint64_t ns);
+
+#endif

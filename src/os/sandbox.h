@@ -1,0 +1,19 @@
+/*
+ * What the process gives up before the first guest instruction: new
+ * privileges, and every system call that a running VM has no use for
+ * (seccomp on Linux; a call outside the list kills the process).
+ */
+#ifndef XHYVE_OS_SANDBOX_H
+#define XHYVE_OS_SANDBOX_H
+
+#include <stdbool.h>
+
+struct sandbox_needs {
+    bool network; /* accept, send and receive on sockets opened before */
+    bool kvm;     /* ioctl on /dev/kvm descriptors */
+};
+
+/* 0 or -errno. All threads of the process, present and future. */
+int sandbox_enter(const struct sandbox_needs *needs);
+
+#endif
