@@ -6,7 +6,7 @@
  *
  *     0x00000  real-mode interrupt vectors (zero)
  *     0x00400  BIOS data area: COM ports, EBDA segment, base memory size
- *     0x00500  GDT of the entry state; its TSS at 0x580
+ *     0x00500  GDT of the entry state and its TSS (256 bytes)
  *     0x01000  Linux: boot_params ("zero page");  PVH: hvm_start_info
  *     0x02000  Linux: setup_data chain;           PVH: memory map, module list
  *     0x03000  Linux, 64-bit entry: page tables (PML4, PDPT, 4 page directories: 24 KiB)
@@ -27,7 +27,6 @@
 
 #define LAYOUT_BDA 0x400
 #define LAYOUT_GDT 0x500
-#define LAYOUT_TSS 0x580
 #define LAYOUT_PARAMS 0x1000
 #define LAYOUT_PARAMS_SIZE 0x1000
 #define LAYOUT_SETUP_DATA 0x2000
