@@ -15,7 +15,21 @@
 #include "cpu/op.h"
 #include "x86/cpuid.h"
 
-/* Explicit operands, destination first: R general register, M memory, I immediate, X anything. */
+/*
+ * Visible operands, destination first: R general register, M memory, I
+ * immediate, S segment, C control and D debug register.
+ *
+ * A named pattern fills the op by position: the first register goes to
+ * op->reg, a second one to op->rm, VEX.vvvv in third place or in the middle to
+ * op->imm. PAT_ANY fills it by encoding: ModRM.rm goes to op->rm, another
+ * register to op->reg (a further one to op->rm). Immediates: op->imm, the
+ * second one (ENTER, selector of a far pointer) op->disp. Instructions whose
+ * only memory operand is hidden (strings, XLAT, MONITOR) have base, segment
+ * and kind of the overridable one in op->ea without OP_MEM.
+ *
+ * Direct near branches have their displacement in op->imm and their target
+ * relative to cpu->reg[REG_IP] in op->disp.
+ */
 enum form_pattern {
     PAT_ANY, /* whatever: the handler looks at OP_IS_MEM() itself */
     PAT_NONE,
@@ -23,11 +37,22 @@ enum form_pattern {
     PAT_R_R, PAT_R_M, PAT_M_R, PAT_R_I, PAT_M_I,
     PAT_R_R_I, PAT_R_M_I, PAT_M_R_I, /* IMUL, SHLD, RORX */
     PAT_R_R_R, PAT_R_R_M, PAT_R_M_R, /* VEX-encoded BMI: ANDN, BZHI, SHLX ... */
+    PAT_M_R_R,             /* SHLD by CL */
+    PAT_R_R8, PAT_R_M8,    /* the source alone is of 8 bits: MOVZX, MOVSX, CRC32 */
+    PAT_S, PAT_R_S, PAT_M_S, PAT_S_R, PAT_S_M, PAT_R_C, PAT_C_R, PAT_R_D, PAT_D_R,
+    /* System registers; no other pattern matches an explicit or implicit-but-printed operand of these classes. */
+    PAT_CR_R, PAT_R_CR, PAT_DR_R, PAT_R_DR, /* MOV: op->reg = number of the CR or DR, op->rm = GPR index */
+    PAT_SR_X, PAT_X_SR, /* MOV: op->reg = SEG_*, the other operand is op->rm (GPR index) or memory */
+    PAT_SR,             /* PUSH, POP: op->reg = SEG_* */
+    /* Far branches (meta.branch_type FAR) match these and nothing else: ptr16:16/32 (imm = offset, disp = selector), m16:n, RETF, RETF imm. */
+    PAT_FAR_P, PAT_FAR_M, PAT_FAR, PAT_FAR_I,
 };
 
-enum { FORM_LOCK = 1 /* LOCK allowed on the memory form */, FORM_NO64 = 2 /* #UD in 64-bit mode */, FORM_ONLY64 = 4,
+enum { FORM_LOCK = 1 /* LOCK allowed on the memory form; a row without it does not match when there is one */, FORM_NO64 = 2 /* #UD in 64-bit mode */, FORM_ONLY64 = 4,
        FORM_END = 8 /* ends a block: the handler always leaves by NULL or a chain */,
-       FORM_NOFUZZ = 16 /* privileged or not reproducible natively */ };
+       FORM_NOFUZZ = 16 /* privileged or not reproducible natively */,
+       FORM_EA64 = 32 /* a fast variant: matches memory operands of kind EA_64 only */,
+       FORM_NEAR = 64 /* a fast variant: 64-bit mode, the branch target lies in the same page */ };
 
 struct form {
     uint16_t mnemonic; /* ZydisMnemonic */
@@ -56,6 +81,10 @@ void lower_insn(struct cpu *, const struct insn *, unsigned page_off, struct op 
 
 /* x87, MMX, SSE, AVX: cpu/interp/vec.c. False if it is not one of its. */
 bool vec_lower(struct cpu *, const struct insn *, struct op *op);
+
+/* All rows of a mnemonic: writes up to n pointers in table order, returns how many. */
+size_t form_rows(ZydisMnemonic, const struct form *rows[], size_t n);
+#define FORM_ROWS_MAX 40 /* no mnemonic has more */
 
 /* Handlers that others use. */
 op_fn op_ud; /* raises #UD */
