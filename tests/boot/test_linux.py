@@ -247,11 +247,11 @@ def x2apic(t):
             g.exits(1)
 
 
-@test("cloud kernel, 2 vCPUs, acpi=off")
+@test("generic kernel, 2 vCPUs, acpi=off")
 def no_acpi(t):
     filler = "filler=" + "x" * 1500
     args = ["-m", "512M", "-c", "2", "-o", "reboot=exit"]
-    with Guest("cloud-noacpi", args + boot("cloud", f"acpi=off {filler}", modules=())) as g:
+    with Guest("generic-noacpi", args + boot("generic", f"acpi=off {filler}", modules=())) as g:
         with t.case("finds its CPUs in the MP table"):
             g.ready()
             g.quiet()
