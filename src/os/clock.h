@@ -16,7 +16,11 @@ uint64_t os_clock_ns(void);
 /* Nanoseconds since 1970-01-01 00:00:00 UTC. */
 uint64_t os_wall_ns(void);
 
-/* Adds ns to os_clock_ns() and os_wall_ns() from now on: tests of a host that slept. */
+/*
+ * Adds ns to os_clock_ns() and os_wall_ns() from now on: tests of a host that
+ * slept. Wakes nobody: who sleeps towards a deadline finds out when it is woken
+ * next (loop_post(), vcpu_raise()).
+ */
 void os_clock_jump(uint64_t ns);
 
 /* Converts a point of os_clock_ns() to the host's own CLOCK_MONOTONIC, for waits. */

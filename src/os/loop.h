@@ -13,25 +13,31 @@
 struct loop;
 struct loop_fd;
 
-enum { LOOP_READ = 1, LOOP_WRITE = 2, LOOP_HANGUP = 4 }; /* HANGUP is always watched */
+enum { LOOP_READ = 1, LOOP_WRITE = 2, LOOP_HANGUP = 4 }; /* HANGUP is watched whenever anything is */
 
-/* 0 or -errno. */
+/* 0 or -errno. Freeing drops what was posted and not served. */
 int loop_new(struct loop **out);
 void loop_free(struct loop *);
 
-/* Serves events until loop_stop(); returns 0 or -errno. */
+/* Serves events until loop_stop(), also one that came before; returns 0 or -errno. */
 int loop_run(struct loop *);
-/* One round: waits at most timeout_ns (0: polls) and serves what is there. For tests. */
+/* One round: waits at most timeout_ns (0: polls; NO_DEADLINE: for ever) and serves what is there. For tests. */
 int loop_turn(struct loop *, uint64_t timeout_ns);
 void loop_stop(struct loop *); /* any thread, async-signal-safe */
 
-/* Watches fd; fn runs on the loop's thread. Loop thread, or before loop_run(). */
+/*
+ * Watches fd; fn runs on the loop's thread with what is ready, again and again
+ * while it is (a hangup too). Files that are always ready (regular ones,
+ * /dev/null) may be watched. fd is -EEXIST if it is watched already. Loop
+ * thread, or before loop_run(). fn may change and remove any watch; close fd
+ * after loop_fd_remove(), not before.
+ */
 int loop_fd_add(struct loop *, int fd, unsigned events, void (*fn)(void *arg, int fd, unsigned events), void *arg,
                 struct loop_fd **out);
-int loop_fd_events(struct loop_fd *, unsigned events); /* changes what is watched */
-void loop_fd_remove(struct loop_fd *);
+int loop_fd_events(struct loop_fd *, unsigned events); /* changes what is watched; 0: nothing, not even a hangup */
+void loop_fd_remove(struct loop_fd *);                 /* NULL is allowed */
 
-/* Runs fn(arg) on the loop's thread, soon, in the order posted. Any thread. */
+/* Runs fn(arg) on the loop's thread, soon, in the order posted. Any thread. 0 or -ENOMEM. */
 int loop_post(struct loop *, void (*fn)(void *arg), void *arg);
 
 /*
@@ -39,6 +45,9 @@ int loop_post(struct loop *, void (*fn)(void *arg), void *arg);
  * mutex that protects the owner's registers: it is held while fn runs, and a
  * timer changed or cancelled under it is certain not to fire with its old
  * deadline. Any thread may set and cancel. Lock order: guard, then the loop's.
+ * Timers fire in the order of their deadlines. The timer's memory, and its
+ * guard's, may be freed when it is cancelled and the loop is not running, or on
+ * the loop's thread.
  */
 struct timer {
     struct loop *loop;

@@ -13,7 +13,10 @@ struct sandbox_needs {
     bool kvm;     /* ioctl on /dev/kvm descriptors */
 };
 
-/* 0 or -errno. All threads of the process, present and future. */
+/*
+ * 0 or -errno. All threads of the process, present and future (though it can
+ * make none any more). There is no way back.
+ */
 int sandbox_enter(const struct sandbox_needs *needs);
 
 #endif

@@ -1,0 +1,18 @@
+/* What pthreads leave to the host: pinning, names, and which signals a worker thread takes. */
+#ifndef XHYVE_OS_THREAD_H
+#define XHYVE_OS_THREAD_H
+
+#include <pthread.h>
+
+/*
+ * Creates a thread that takes no signal but those its own faults raise
+ * (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT): signals meant
+ * for the process are the main thread's. `name` shows in ps and debuggers, cut
+ * to 15 characters. 0 or -errno.
+ */
+int os_thread_new(pthread_t *out, const char *name, void *(*fn)(void *arg), void *arg);
+
+/* Binds the calling thread to one CPU of the host, 0 up. 0 or -errno (-EINVAL: no such CPU). */
+int os_thread_pin(int host_cpu);
+
+#endif
