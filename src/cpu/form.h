@@ -40,10 +40,6 @@ enum form_pattern {
     PAT_M_R_R,             /* SHLD by CL */
     PAT_R_R8, PAT_R_M8,    /* the source alone is of 8 bits: MOVZX, MOVSX, CRC32 */
     PAT_S, PAT_R_S, PAT_M_S, PAT_S_R, PAT_S_M, PAT_R_C, PAT_C_R, PAT_R_D, PAT_D_R,
-    /* System registers; no other pattern matches an explicit or implicit-but-printed operand of these classes. */
-    PAT_CR_R, PAT_R_CR, PAT_DR_R, PAT_R_DR, /* MOV: op->reg = number of the CR or DR, op->rm = GPR index */
-    PAT_SR_X, PAT_X_SR, /* MOV: op->reg = SEG_*, the other operand is op->rm (GPR index) or memory */
-    PAT_SR,             /* PUSH, POP: op->reg = SEG_* */
     /* Far branches (meta.branch_type FAR) match these and nothing else: ptr16:16/32 (imm = offset, disp = selector), m16:n, RETF, RETF imm. */
     PAT_FAR_P, PAT_FAR_M, PAT_FAR, PAT_FAR_I,
 };

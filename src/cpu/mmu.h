@@ -12,9 +12,6 @@
 
 #include "cpu/cpu.h"
 
-#define LIKELY(x) __builtin_expect(!!(x), 1)
-#define UNLIKELY(x) __builtin_expect(!!(x), 0)
-
 enum mmu_access {
     MMU_READ = 0,
     MMU_WRITE = 1,
@@ -22,6 +19,12 @@ enum mmu_access {
     MMU_SYSTEM = 4, /* implicit supervisor access (descriptor tables, TSS) whatever the CPL */
     MMU_STACK = 8,  /* a non-canonical address raises #SS, not #GP */
 };
+
+/* cpu_new() and cpu_free(): the TLB sets and what belongs to them. -ENOMEM. */
+int mmu_init(struct cpu *);
+void mmu_fini(struct cpu *);
+/* After a change of DR0-3 or DR7: data breakpoints keep their pages out of the TLB. */
+void mmu_debug_changed(struct cpu *);
 
 /* Slow paths; size 1 to 64. */
 uint64_t mmu_load_slow(struct cpu *, uint64_t lin, unsigned size);

@@ -93,7 +93,14 @@ struct cpuid_table {
     struct cpuid_leaf leaf[CPUID_MAX_LEAVES];
     struct cpuid_topology topology;
     uint32_t max_leaf, max_ext_leaf;
+    unsigned phys_bits; /* MAXPHYADDR: leaf 0x80000008 */
 };
+
+#define CPUID_PHYS_BITS 46 /* without a table, and at most */
+static inline unsigned cpuid_phys_bits(const struct cpuid_table *t)
+{
+    return t && t->phys_bits ? t->phys_bits : CPUID_PHYS_BITS;
+}
 
 static inline bool cpuid_has(const struct cpuid_table *t, enum x86_feature f)
 {
