@@ -66,14 +66,15 @@ class Guest:
     """One run of xhyve.
 
     args: its options, as a list; -a, -l com1,stdio and nothing else is added. With terminal=True standard input and
-    output are a pseudo terminal, otherwise pipes. Use it in a `with`: the process does not outlive the block.
+    output are a pseudo terminal, otherwise pipes. Use it in a `with`: the process does not outlive the block. The
+    benchmarks run other programs in the same way: command is the whole command line then.
     """
 
-    def __init__(self, name, args, terminal=False, program=None, accel=ACCEL, console=True):
+    def __init__(self, name, args, terminal=False, command=None):
         os.makedirs(LOGS, exist_ok=True)
         self.name = name
         self.log = open(os.path.join(LOGS, re.sub(r"[^\w.-]+", "-", name) + ".log"), "wb")
-        self.argv = [program or XHYVE, "-a", accel] + (["-l", "com1,stdio"] if console else []) + [str(a) for a in args]
+        self.argv = command or [XHYVE, "-a", ACCEL, "-l", "com1,stdio"] + [str(a) for a in args]
         self.log.write((" ".join(f"'{a}'" if " " in a else a for a in self.argv) + "\n\n").encode())
         self.seen = ""  # all that the console said
         self.mark = 0  # how far waits have read in it
