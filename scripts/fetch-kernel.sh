@@ -12,145 +12,147 @@
 # a 32-bit busybox. What is already there is not fetched again: remove build/guest/NAME to get a newer one.
 set -eu
 cd "$(dirname "$0")/.."
-top=$PWD
-guest=$top/build/guest
-cache=$top/build/guest/download
+guest=$PWD/build/guest
 
+wanted=()
+for name in "${@:-cloud}"; do
+    [ -e "$guest/$name/vmlinuz" ] || wanted+=("$name")
+done
+[ ${#wanted[@]} -gt 0 ] || exit 0
+
+mkdir -p "$guest"
+work=$(mktemp -d "$guest/download.XXXXXX")
+chmod 755 "$work" # apt fetches as a user of its own
+trap 'rm -rf "$work"' EXIT
 depmod=$(command -v depmod || echo /sbin/depmod)
+apt=() # options for another architecture
 
 fail() {
     echo "fetch-kernel: $*" >&2
     exit 1
 }
 
-say() {
-    echo "fetch-kernel: $*"
+known() {
+    apt-cache "${apt[@]}" show "$1" >/dev/null 2>&1
 }
 
-# The i386 packages are looked up with package lists of their own, so that the host need not know that architecture.
-i386_options=()
-i386_lists() {
-    i386_options=(-o "Dir::State::Lists=$cache/apt-i386/lists" -o "Dir::Cache=$cache/apt-i386/cache"
-        -o APT::Architecture=i386 -o APT::Architectures::=i386)
-    if [ ! -e "$cache/apt-i386/done" ]; then
-        mkdir -p "$cache/apt-i386/lists/partial" "$cache/apt-i386/cache/archives/partial"
-        # Some of the host's sources may have no i386 part; what matters is whether the package is found afterwards.
-        apt-get "${i386_options[@]}" update >"$cache/apt-i386/log" 2>&1 </dev/null || true
-        [ -n "$(apt-cache "${i386_options[@]}" search --names-only '^busybox-static$')" ] || return 1
-        : >"$cache/apt-i386/done"
-    fi
+# The first of some packages that the package lists know. Empty lists, as in a container, are fetched if we may.
+first_known() {
+    local name
+    for _ in 1 2; do
+        for name in "$@"; do
+            if known "$name"; then
+                echo "$name"
+                return
+            fi
+        done
+        refresh || break
+    done
+    fail "no package $1 in the package lists (sudo apt-get update fetches them)"
+}
+
+refresh() {
+    [ "$(id -u)" -eq 0 ] && [ ${#apt[@]} -eq 0 ] &&
+        apt-get -o DPkg::Lock::Timeout=300 update >/dev/null 2>&1 </dev/null
 }
 
 # What a meta package such as linux-image-amd64 stands for today; the name itself if it is no meta package.
 resolve() {
-    apt-cache "${i386_options[@]}" depends --important "$1" 2>/dev/null |
+    apt-cache "${apt[@]}" depends --important "$1" 2>/dev/null |
         sed -n 's/^  Depends: \(linux-image-[^ :]*\).*/\1/p' | head -n 1 | grep . || echo "$1"
 }
 
-known() {
-    apt-cache "${i386_options[@]}" show "$1" >/dev/null 2>&1
-}
-
-# download PACKAGE: prints the path of its .deb in the cache
+# download META: prints the path of the .deb that META stands for. An old package list may name what the mirror has
+# dropped, so a failure is followed by one more attempt with a new list.
 download() {
-    local package=$1 dir=$cache/$1
-    mkdir -p "$cache"
-    if ! ls "$dir"/*.deb >/dev/null 2>&1; then
-        rm -rf "$dir" "$dir.part"
-        mkdir -p "$dir.part"
-        (cd "$dir.part" && apt-get "${i386_options[@]}" download "$package" >log 2>&1 </dev/null) || {
-            tail -n 3 "$dir.part/log" >&2
-            return 1
-        }
-        mv "$dir.part" "$dir"
-    fi
-    ls "$dir"/*.deb
+    local package
+    for _ in 1 2; do
+        package=$(resolve "$1")
+        mkdir -p "$work/$package"
+        if (cd "$work/$package" && apt-get "${apt[@]}" download "$package" >"$work/log" 2>&1 </dev/null); then
+            echo "$work/$package"/*.deb
+            return
+        fi
+        refresh || break
+    done
+    sed -n 's/^E: /fetch-kernel: /p' "$work/log" >&2
+    fail "cannot download $package: no network, or an old package list (then: sudo apt-get update)"
 }
 
-# kernel NAME IMAGE-PACKAGE: unpacks the kernel and its modules
+# The lists for i386 are kept apart from the host's, which need not know that architecture.
+use_i386() {
+    apt=(-o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Architecture=i386
+        -o APT::Architectures::=i386)
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    # Some of the host's sources may have no i386 part; what matters is whether the packages are found afterwards.
+    apt-get "${apt[@]}" update >"$work/log" 2>&1 </dev/null || true
+    known busybox-static || fail "no i386 packages at this host's package sources, or no network"
+}
+
+# finish NAME TREE VERSION: makes build/guest/NAME of an unpacked kernel
+finish() {
+    [ ! -d "$2/lib/modules" ] || "$depmod" -b "$2" "$3" 2>/dev/null
+    echo "$3" >"$2/version"
+    rm -rf "${guest:?}/$1"
+    mv "$2" "$guest/$1"
+    echo "fetch-kernel: $1: Linux $3"
+}
+
+# kernel NAME META...: one of the distribution's kernel packages
 kernel() {
-    local name=$1 image deb dir=$guest/$1.part version
-    image=$(resolve "$2")
-    if ! deb=$(download "$image"); then
-        # An old package list names kernels that the mirror has dropped. Only root may renew the host's lists.
-        if [ "$(id -u)" -eq 0 ] && [ ${#i386_options[@]} -eq 0 ]; then
-            apt-get -o DPkg::Lock::Timeout=300 update >/dev/null 2>&1 </dev/null || true
-            image=$(resolve "$2")
-        fi
-        deb=$(download "$image") ||
-            fail "cannot download $image: no network, or a stale package list (then: sudo apt-get update)"
-    fi
-    rm -rf "$dir"
-    mkdir -p "$dir"
-    dpkg-deb -x "$deb" "$dir/tree"
+    local name=$1 meta deb image modules version tree=$work/tree-$1 into=$work/$1
+    shift
+    meta=$(first_known "$@")
+    deb=$(download "$meta")
+    dpkg-deb -x "$deb" "$tree"
     # Ubuntu keeps the modules in packages of their own.
-    local modules=${image/linux-image-/linux-modules-}
-    if [ ! -d "$dir/tree/lib/modules" ] && known "$modules" && deb=$(download "$modules"); then
-        dpkg-deb -x "$deb" "$dir/tree"
+    image=$(basename "$(dirname "$deb")")
+    modules=${image/linux-image-/linux-modules-}
+    if [ ! -d "$tree/lib/modules" ] && known "$modules"; then
+        deb=$(download "$modules")
+        dpkg-deb -x "$deb" "$tree"
     fi
-    version=$(basename "$dir"/tree/boot/vmlinuz-*)
+    version=$(basename "$tree"/boot/vmlinuz-*)
     version=${version#vmlinuz-}
-    cp "$dir/tree/boot/vmlinuz-$version" "$dir/vmlinuz"
-    cp "$dir/tree/boot/config-$version" "$dir/config" 2>/dev/null || true
-    if [ -d "$dir/tree/lib/modules" ]; then
-        mkdir -p "$dir/lib"
-        mv "$dir/tree/lib/modules" "$dir/lib/modules"
-        "$depmod" -b "$dir" "$version"
+    mkdir -p "$into/lib"
+    cp "$tree/boot/vmlinuz-$version" "$into/vmlinuz"
+    cp "$tree/boot/config-$version" "$into/config" 2>/dev/null || true
+    [ ! -d "$tree/lib/modules" ] || mv "$tree/lib/modules" "$into/lib/modules"
+    if [ -d "$work/root" ]; then
+        mv "$work/root" "$into/root"
     fi
-    rm -rf "$dir/tree"
-    echo "$version" >"$dir/version"
-    rm -rf "${guest:?}/$name"
-    mv "$dir" "$guest/$name"
-    say "$name: Linux $version"
+    finish "$name" "$into" "$version"
 }
 
 installer() {
-    local deb dir=$guest/i386.part files
-    deb=$(download debian-installer-12-netboot-i386) ||
-        fail "cannot download debian-installer-12-netboot-i386: no network, or not a Debian 12 package list"
-    rm -rf "$dir"
-    mkdir -p "$dir/tree"
-    files=./usr/lib/debian-installer/images/12/i386/text/debian-installer/i386
-    dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir/tree" "$files/linux" "$files/initrd.gz"
-    mv "$dir/tree/$files/linux" "$dir/vmlinuz"
+    local deb files=./usr/lib/debian-installer/images/12/i386/text/debian-installer/i386 into=$work/i386
+    deb=$(first_known debian-installer-12-netboot-i386)
+    deb=$(download "$deb")
+    mkdir -p "$work/tree-i386" "$into/root" "$into/lib"
+    dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$work/tree-i386" "$files/linux" "$files/initrd.gz"
+    mv "$work/tree-i386/$files/linux" "$into/vmlinuz"
     # Of its initrd we take the modules, and the dynamically linked busybox as a 32-bit userland.
-    mkdir -p "$dir/root"
-    gzip -dc "$dir/tree/$files/initrd.gz" >"$dir/tree/initrd"
-    (cd "$dir/root" && cpio -idm --quiet --no-absolute-filenames bin/busybox lib/ld-linux.so.2 \
-        'lib/i386-linux-gnu/ld-linux.so.2' 'lib/i386-linux-gnu/libc.so.6' 'lib/modules/*' <"$dir/tree/initrd")
-    mkdir "$dir/lib"
-    mv "$dir/root/lib/modules" "$dir/lib/modules"
-    basename "$dir"/lib/modules/* >"$dir/version"
-    "$depmod" -b "$dir" "$(cat "$dir/version")"
-    rm -rf "$dir/tree" "$guest/i386"
-    mv "$dir" "$guest/i386"
-    say "i386: Linux $(cat "$guest/i386/version"), from Debian's installer"
+    gzip -dc "$work/tree-i386/$files/initrd.gz" >"$work/initrd"
+    (cd "$into/root" && cpio -idm --quiet --no-absolute-filenames bin/busybox lib/ld-linux.so.2 \
+        'lib/i386-linux-gnu/ld-linux.so.2' 'lib/i386-linux-gnu/libc.so.6' 'lib/modules/*' <"$work/initrd")
+    mv "$into/root/lib/modules" "$into/lib/modules"
+    finish i386 "$into" "$(basename "$into"/lib/modules/*)"
 }
 
-for name in "${@:-cloud}"; do
-    [ -e "$guest/$name/vmlinuz" ] && continue
-    i386_options=()
+for name in "${wanted[@]}"; do
+    apt=()
     case $name in
-    cloud)
-        meta=linux-image-cloud-amd64
-        known "$meta" || meta=linux-image-virtual
-        kernel cloud "$meta"
-        ;;
-    generic)
-        meta=linux-image-amd64
-        known "$meta" || meta=linux-image-generic
-        kernel generic "$meta"
-        ;;
+    cloud) kernel cloud linux-image-cloud-amd64 linux-image-virtual ;;
+    generic) kernel generic linux-image-amd64 linux-image-generic ;;
     i386) installer ;;
     pae)
-        i386_lists || fail "no i386 packages found at this host's package sources"
-        deb=$(download busybox-static) || fail "cannot download busybox-static for i386"
-        dpkg-deb -x "$deb" "$cache/busybox-i386"
+        use_i386
+        deb=$(download busybox-static)
+        dpkg-deb -x "$deb" "$work/tree-busybox"
+        mkdir -p "$work/root/bin"
+        mv "$work/tree-busybox/bin/busybox" "$work/root/bin/busybox"
         kernel pae linux-image-686-pae
-        mkdir -p "$guest/pae/root/bin"
-        mv "$cache/busybox-i386/bin/busybox" "$guest/pae/root/bin/busybox"
         ;;
     *) fail "unknown kernel '$name': expected cloud, generic, i386 or pae" ;;
     esac
 done
-rm -rf "$cache"
