@@ -9,28 +9,16 @@
 #   make format       lay the C files out anew          make tidy    have clang-tidy read them
 #   make clean        remove what was built             make distclean    and what was fetched
 
-BUILD  := build
 PREFIX ?= /usr/local
-MESON  ?= meson
 
-# Unit tests need cmocka; without it xhyve itself still builds.
-TESTS := $(if $(shell pkg-config --exists cmocka 2>/dev/null && echo yes),true,false)
+all: build/build.ninja
+	@ninja -C build
 
-all: configure
-	@ninja -C $(BUILD)
-
-# Meson lists the unit tests when it configures, so it must look again when one was added, or cmocka was.
-configure:
-	@mkdir -p $(BUILD)
-	@{ ls tests/unit/test_*.c 2>/dev/null; find src tests -name meson.build; echo tests=$(TESTS); } | sort >$(BUILD)/inputs.new
-	@if [ ! -f $(BUILD)/build.ninja ]; then \
-	    scripts/setup.sh build && $(MESON) setup -Dtests=$(TESTS) --prefix=$(PREFIX) $(BUILD) >$(BUILD)/configure.log \
-	        || { cat $(BUILD)/configure.log; exit 1; }; \
-	elif ! cmp -s $(BUILD)/inputs.new $(BUILD)/inputs; then \
-	    $(MESON) setup --reconfigure -Dtests=$(TESTS) --prefix=$(PREFIX) $(BUILD) >$(BUILD)/configure.log \
-	        || { cat $(BUILD)/configure.log; exit 1; }; \
-	fi
-	@mv $(BUILD)/inputs.new $(BUILD)/inputs
+# Meson configures once; after that Ninja sees changes by itself, except that a folder got its first meson.build.
+build/build.ninja: meson.build meson_options.txt $(wildcard src/*/meson.build)
+	@scripts/setup.sh build
+	@meson setup $(if $(wildcard $@),--reconfigure) -Dtests=false --prefix=$(PREFIX) build
+	@touch $@
 
 demo:
 	@scripts/setup.sh demo
@@ -51,21 +39,19 @@ bench:
 	@bench/run
 
 install: all
-	@$(MESON) install -C $(BUILD) --no-rebuild
-
-C_FILES = $(shell find src tests -name '*.[ch]')
+	@meson install -C build --no-rebuild
 
 format:
-	clang-format -i $(C_FILES)
+	find src tests -name '*.[ch]' -exec clang-format -i {} +
 
 tidy: all
 	@scripts/tidy.sh
 
 clean:
-	rm -rf build-asan build-clang $(BUILD)/logs
-	@[ ! -f $(BUILD)/build.ninja ] || ninja -C $(BUILD) clean
+	rm -rf build-gcc build-clang build-asan build/test-logs
+	@[ ! -f build/build.ninja ] || ninja -C build clean
 
 distclean:
-	rm -rf $(BUILD) build-asan build-clang
+	rm -rf build build-gcc build-clang build-asan
 
-.PHONY: all configure demo check check-long bench install format tidy clean distclean
+.PHONY: all demo check check-long bench install format tidy clean distclean
