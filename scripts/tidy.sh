@@ -10,6 +10,12 @@ if ! command -v clang-tidy >/dev/null; then
     echo "tidy: clang-tidy is missing: scripts/setup.sh check" >&2
     exit 1
 fi
+if [ ! -f "$build/compile_commands.json" ]; then
+    echo "tidy: $build is not configured: run make" >&2
+    exit 1
+fi
 # clang does not know all of gcc's options in compile_commands.json; that is no finding.
 find src -name '*.c' | sort |
-    xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option 2>/dev/null
+    xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$build" --extra-arg=-Wno-unknown-warning-option 2>&1 |
+    grep -vE '^[0-9]+ warnings? (generated|treated)|^Suppressed|^Use -header-filter|^$'
+exit "${PIPESTATUS[2]}"
