@@ -339,6 +339,8 @@ static void elcr_write(void *dev, uint64_t off, unsigned size, uint64_t val)
     struct pic *pic = dev;
     int c = off & 1;
     pthread_mutex_lock(pic->lock);
+    /* An edge means nothing to a level input, nor does one that came while it was one. */
+    pic->s.latch[c] &= (uint8_t)~pic->s.elcr[c];
     pic->s.elcr[c] = (uint8_t)val & elcr_legal[c];
     pic->s.latch[c] &= (uint8_t)~pic->s.elcr[c];
     pic_update(pic);
