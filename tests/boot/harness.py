@@ -35,7 +35,7 @@ QUICK = "console=ttyS0 cryptomgr.notests"
 
 # What no boot may say.
 TROUBLE = re.compile(
-    r"(BUG:|WARNING: CPU|Call Trace|general protection|Oops|unable to handle|ACPI (BIOS )?Error|ACPI Exception|"
+    r"(BUG:|WARNING: CPU|Call Trace|general protection|Oops|unable to handle|ACPI (BIOS )?(Error|Warning)|ACPI Exception|"
     r"soft lockup|rcu: INFO|\[Firmware Bug\]|nobody cared|MP-BIOS bug|Marking TSC unstable|Spurious interrupt)")
 
 
