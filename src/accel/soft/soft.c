@@ -1,0 +1,110 @@
+/*
+ * accel.h on top of src/cpu: one struct cpu a vCPU, one map of code bytes a VM.
+ */
+#include "accel/soft/soft.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/vm.h"
+#include "cpu/block.h"
+#include "cpu/code.h"
+#include "cpu/cpu.h"
+#include "util/log.h"
+
+static int soft_probe(char *why, size_t n)
+{
+    if (n)
+        why[0] = '\0';
+    return 0;
+}
+
+static void soft_written(void *arg, uint64_t gpa, uint64_t len) { code_written(arg, NULL, gpa, len); }
+
+static int soft_vm_init(struct vm *vm)
+{
+    struct code_map *map;
+    int err = code_map_new(&map, &vm->mem);
+    if (err)
+        return err;
+    vm->accel_vm = map;
+    vm->mem.written = soft_written;
+    vm->mem.written_arg = map;
+    return 0;
+}
+
+static void soft_vm_fini(struct vm *vm)
+{
+    vm->mem.written = NULL;
+    code_map_free(vm->accel_vm);
+    vm->accel_vm = NULL;
+}
+
+static int soft_vcpu_init(struct vcpu *vcpu)
+{
+    vcpu->accel = cpu_new(vcpu, vcpu->vm->accel_vm);
+    return vcpu->accel ? 0 : -ENOMEM;
+}
+
+static void soft_vcpu_fini(struct vcpu *vcpu)
+{
+    struct cpu *cpu = vcpu->accel;
+    vcpu->accel = NULL;
+    cpu_free(cpu);
+}
+
+static int soft_get_state(struct vcpu *vcpu, struct x86_state *s)
+{
+    cpu_get_state(vcpu->accel, s);
+    return 0;
+}
+
+static int soft_set_state(struct vcpu *vcpu, const struct x86_state *s)
+{
+    cpu_set_state(vcpu->accel, s);
+    return 0;
+}
+
+static int soft_set_cpuid(struct vcpu *vcpu, const struct cpuid_table *table)
+{
+    struct cpu *cpu = vcpu->accel;
+    cpu->cpuid = table;
+    block_flush(cpu); /* what is an instruction depends on it */
+    return 0;
+}
+
+static int soft_run(struct vcpu *vcpu, enum vcpu_exit *out) { return cpu_run(vcpu->accel, out); }
+
+static void soft_kick(struct vcpu *vcpu)
+{
+    struct cpu *cpu = vcpu->accel;
+    if (cpu)
+        atomic_store(&cpu->exit_request, 1);
+}
+
+static void soft_stats(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->nvcpus; i++) {
+        const struct cpu *cpu = vm->vcpu[i]->accel;
+        if (cpu)
+            log_info("cpu %u: %llu instructions, %llu blocks built, %llu dropped, %llu cache flushes", i,
+                     (unsigned long long)cpu->icount, (unsigned long long)cpu->blocks->built,
+                     (unsigned long long)cpu->blocks->dropped, (unsigned long long)cpu->blocks->flushes);
+    }
+}
+
+const struct accel_ops accel_soft = {
+    .name = "soft",
+    .probe = soft_probe,
+    .vm_init = soft_vm_init,
+    .vm_fini = soft_vm_fini,
+    .vcpu_init = soft_vcpu_init,
+    .vcpu_fini = soft_vcpu_fini,
+    .get_state = soft_get_state,
+    .set_state = soft_set_state,
+    .set_cpuid = soft_set_cpuid,
+    .run = soft_run,
+    .kick = soft_kick,
+    .stats = soft_stats,
+};

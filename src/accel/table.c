@@ -1,0 +1,19 @@
+/* One line an accelerator. */
+#include "accel/table.h"
+
+#include <string.h>
+
+#include "accel/soft/soft.h"
+
+const struct accel_ops *const accel_table[] = {
+    &accel_soft,
+    NULL,
+};
+
+const struct accel_ops *accel_find(const char *name)
+{
+    for (const struct accel_ops *const *a = accel_table; *a; a++)
+        if (strcmp((*a)->name, name) == 0)
+            return *a;
+    return NULL;
+}

@@ -1,0 +1,107 @@
+/*
+ * x87, MMX, SSE and AVX: run on the host's own units.
+ *
+ * For each distinct encoding a stub is generated once: it loads the vector
+ * registers that the instruction names from the guest's XSAVE image, executes
+ * the instruction itself with its memory operand replaced by [rsi] and its
+ * general register by rax, and stores the results. Memory is read and written
+ * in C, before and after, so a stub cannot fault.
+ *
+ * Only hosts that are x86-64 can do this; elsewhere vec_lower() knows nothing
+ * and CPUID must not offer these features.
+ */
+#ifndef XHYVE_CPU_INTERP_VEC_H
+#define XHYVE_CPU_INTERP_VEC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cpu/cpu.h"
+#include "os/jitmem.h"
+#include "x86/decode.h"
+
+/* Arguments: the XSAVE image, memory operand, (unused), guest flags in, guest GPRs, MXCSR frame. Returns host flags if VEC_FLAGS. */
+typedef uint64_t vec_stub(uint8_t *xsave, void *mem, uint64_t unused, uint64_t flags, uint64_t *gpr, uint32_t *mxcsr);
+
+enum {
+    VEC_LOAD = 1 << 0,   /* reads its memory operand */
+    VEC_STORE = 1 << 1,  /* writes it */
+    VEC_ALIGN = 1 << 2,  /* which must be aligned to its size */
+    VEC_MXCSR = 1 << 3,  /* rounds or raises by MXCSR */
+    VEC_FLAGS = 1 << 4,  /* writes the arithmetic flags */
+    VEC_FLAGS_IN = 1 << 5, /* reads them (FCMOVcc) */
+    VEC_VEX = 1 << 6,
+    VEC_FULL = 1 << 7,   /* MMX and x87: the whole legacy state goes in and out by FXRSTOR and FXSAVE */
+    VEC_X87 = 1 << 8,
+    VEC_NOWAIT = 1 << 9, /* x87: does not look for pending exceptions first */
+    VEC_CONTROL = 1 << 10, /* x87: leaves FIP, FDP and FOP alone */
+};
+
+#define VEC_CODE_MAX 16 /* bytes of an instruction as emitted */
+#define VEC_KEY_MAX (VEC_CODE_MAX + 4)
+
+/* One distinct encoding. */
+struct vec_insn {
+    vec_stub *fn;
+    uint16_t flags;
+    uint16_t fop;     /* x87: last-instruction opcode */
+    uint8_t mem_size; /* bytes of the memory operand, 0 if none */
+    uint8_t key_len;
+    uint8_t key[VEC_KEY_MAX]; /* the encoding as emitted, and the guest GPR behind it */
+    struct vec_insn *next;
+};
+
+struct vec_cache {
+    struct os_jitmem code;
+    size_t used;
+    struct vec_insn **hash;
+    struct vec_insn *insns; /* an array */
+    unsigned ninsns;
+};
+
+int vec_cache_new(struct vec_cache **out);
+void vec_cache_free(struct vec_cache *);
+
+/* How an instruction is to be emitted: filled by vec_lower.c, read by vec_stub.c. */
+struct vec_plan {
+    uint8_t code[VEC_CODE_MAX]; /* the instruction, operands replaced */
+    uint8_t code_len;
+    uint16_t flags;
+    uint16_t vec_read, vec_write; /* XMM/YMM registers to load and store */
+    bool ymm;                     /* 256 bits wide */
+    int8_t gpr;                   /* guest register behind rax, or -1 */
+    bool gpr_read, gpr_write;
+    bool str_lengths;             /* PCMPESTRx: lengths in RAX and RDX */
+    bool str_index;               /* PCMPxSTRI: index to RCX */
+    uint8_t mem_size;
+    uint16_t fop;
+};
+
+/* The cached stub for a plan, made if need be; NULL: the cache is full. */
+struct vec_insn *vec_stub_get(struct vec_cache *, const struct vec_plan *);
+void vec_cache_reset(struct vec_cache *);
+
+/* Raises #UD, #NM as SSE, AVX and x87 instructions do before anything else. */
+void vec_check_sse(struct cpu *);
+void vec_check_avx(struct cpu *);
+void vec_check_x87(struct cpu *, bool waits);
+
+op_fn op_vec, op_vec_sse_rr, op_x87, op_vec_full;
+/* vec_mem.c: element-wise memory forms; op->imm tells which, op->reg, op->rm and op->disp's register numbers. */
+bool vec_mem_lower(struct cpu *, const struct insn *, struct op *op);
+/* x87_env.c: FWAIT, FNSTSW, FNSTENV, FLDENV, FNSAVE, FRSTOR. */
+bool x87_lower(const struct insn *, struct op *op);
+
+/* Places in the XSAVE image. */
+static inline uint8_t *xmm_low(struct cpu *cpu, unsigned n) { return cpu->xsave + 160 + 16 * n; }
+static inline uint8_t *xmm_high(struct cpu *cpu, unsigned n) { return cpu->xsave + 576 + 16 * n; }
+#define XSAVE_FCW 0
+#define XSAVE_FSW 2
+#define XSAVE_FTW 4
+#define XSAVE_FOP 6
+#define XSAVE_FIP 8
+#define XSAVE_FDP 16
+#define XSAVE_MXCSR 24
+#define XSAVE_ST 32
+
+#endif
