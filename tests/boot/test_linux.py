@@ -382,3 +382,36 @@ def smoke(t):
             expect_equal(g.run("echo $((6 * 7))"), "42", "6 * 7")
             expect_equal(g.run("echo abc | sha256sum | cut -c 1-16"), "edeaaff3f1774ad2", "sha256 of abc")
             g.poweroff()
+
+
+@test("long: cloud kernel, 2 vCPUs, twenty reboots", long=True)
+def reboots(t):
+    with Guest("reboots", ["-m", "512M", "-c", "2"] + boot("cloud")) as g:
+        g.ready()
+        before = resident(g)
+        with t.case("the guest comes back each time"):
+            for _ in range(20):
+                g.send("reboot -f\n")
+                g.ready()
+                g.quiet()
+                cpus(g, 2)
+        with t.case("and leaves no memory behind"):
+            grown = resident(g) - before
+            expect(grown < 64, f"the program has grown by {grown} MiB, guest memory included")
+        g.poweroff()
+
+
+def resident(guest):
+    with open(f"/proc/{guest.process.pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@test("long: memory sizes", long=True)
+def sizes(t):
+    for size in (128, 1024, 3071, 3072, 3073, 6144):
+        with t.case(f"{size} MiB"):
+            with Guest(f"memory-{size}", ["-m", f"{size}M"] + boot("cloud")) as g:
+                g.ready()
+                g.quiet()
+                memory(g, size)
+                g.poweroff()
