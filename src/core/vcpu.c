@@ -291,14 +291,15 @@ void vcpu_wait_parked(struct vcpu *vcpu)
 
 void vcpu_join(struct vcpu *vcpu)
 {
+    if (vcpu->state == VCPU_NO_THREAD)
+        return;
+    /* Parked first, so that the last kick is over before accel->vcpu_fini takes away what it kicks. */
+    vcpu_park(vcpu);
+    vcpu_wait_parked(vcpu);
     pthread_mutex_lock(&vcpu->lock);
-    bool exists = vcpu->state != VCPU_NO_THREAD;
     vcpu->want = VCPU_END;
     pthread_cond_broadcast(&vcpu->changed);
     pthread_mutex_unlock(&vcpu->lock);
-    if (!exists)
-        return;
-    vcpu_raise(vcpu, VCPU_EV_STOP);
     pthread_join(vcpu->thread, NULL);
     vcpu->state = VCPU_NO_THREAD;
 }

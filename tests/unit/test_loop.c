@@ -147,7 +147,7 @@ struct guarded {
     pthread_mutex_t lock;
     struct timer timer;
     uint64_t allowed; /* deadline that may fire; NO_DEADLINE: none */
-    unsigned fired;
+    _Atomic unsigned fired;
     _Atomic bool done;
 };
 
