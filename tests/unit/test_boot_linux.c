@@ -455,7 +455,7 @@ static void payloads(void **state)
 
 /* ---- real kernels ---- */
 
-static void real_kernel(const char *path)
+static void real_kernel(const char *path, bool is64)
 {
     struct boot_file kernel;
     char why[300];
@@ -477,8 +477,10 @@ static void real_kernel(const char *path)
     if (boot_linux_load(&b, &mem, &cpu, why, sizeof(why)))
         fail_msg("%s", why);
     printf("# %s: entry 0x%llx, unpacked 0x%llx\n", path, (unsigned long long)packed_rip, (unsigned long long)cpu.rip);
-    /* startup_64 of every x86-64 kernel since 2.6.21 stands at its load address. */
+    /* startup_32 or startup_64 of a vmlinux stands at its load address; the packed 64-bit entry is 0x200 further on. */
     assert_int_equal(cpu.rip, packed_rip & ~UINT64_C(0xfff));
+    assert_int_equal(cpu.efer, is64 ? EFER_LME | EFER_LMA : 0);
+    assert_int_equal(packed_rip & 0xfff, is64 ? 0x200 : 0);
     assert_int_not_equal(get_le64(mem_r(&mem, cpu.rip, 8)), 0);
     mem_fini(&mem);
     boot_file_close(&kernel);
@@ -498,13 +500,25 @@ static void real_cloud(void **state)
 {
     (void)state;
     const char *path = getenv("XHYVE_TEST_KERNEL");
-    real_kernel(path ? path : fetched("cloud"));
+    real_kernel(path ? path : fetched("cloud"), true);
 }
 
 static void real_generic(void **state)
 {
     (void)state;
-    real_kernel(fetched("generic"));
+    real_kernel(fetched("generic"), true);
+}
+
+static void real_pae(void **state)
+{
+    (void)state;
+    real_kernel(fetched("pae"), false);
+}
+
+static void real_i386(void **state)
+{
+    (void)state;
+    real_kernel(fetched("i386"), false);
 }
 
 /* ---- files and the memory map ---- */
@@ -611,6 +625,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(payloads, setup, teardown),
         cmocka_unit_test(real_cloud),
         cmocka_unit_test(real_generic),
+        cmocka_unit_test(real_pae),
+        cmocka_unit_test(real_i386),
         cmocka_unit_test(files),
         cmocka_unit_test(memory_map),
     };
