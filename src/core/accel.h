@@ -45,6 +45,13 @@ struct accel_ops { /* optional members are NULL */
     /* Runs the guest; PIO, MMIO, MSRs and CPUID are served inside, by calling core. 0 or -errno. */
     int (*run)(struct vcpu *, enum vcpu_exit *out);
 
+    /* The guest's TSC: its frequency, its value now, and the os_clock_ns() time at which it reaches a value (NO_DEADLINE: never). */
+    uint64_t tsc_hz;
+    uint64_t (*tsc_now)(struct vcpu *);
+    uint64_t (*tsc_to_ns)(struct vcpu *, uint64_t tsc);
+    /* The CPUID feature words (x86/cpuid.h, CPUID_WORDS of them) that guests can be given. */
+    void (*offered)(uint32_t *words);
+
     /* Makes run() return soon. Any thread, async-signal-safe, sticky: never lost before entry. */
     void (*kick)(struct vcpu *);
 

@@ -41,7 +41,7 @@ struct bus {
     struct slot slot[NSLOTS];
     _Alignas(64) struct table *_Atomic table;
 
-    pthread_mutex_t lock; /* covers what follows; taken by changes only */
+    pthread_mutex_t lock;    /* covers what follows; taken by changes only */
     struct io_range *ranges; /* by priority, then in the order added */
     unsigned nranges;
     struct table *old; /* replaced, perhaps still in use */
@@ -49,10 +49,7 @@ struct bus {
 
 /* ---- changes ---- */
 
-static uint64_t range_last(const struct io_range *r)
-{
-    return r->base + (r->len - 1);
-}
+static uint64_t range_last(const struct io_range *r) { return r->base + (r->len - 1); }
 
 static int compare_u64(const void *a, const void *b)
 {
@@ -274,10 +271,7 @@ static struct slot *enter(struct bus *bus)
     }
 }
 
-static void leave(struct slot *slot)
-{
-    atomic_store_explicit(&slot->table, NULL, memory_order_release);
-}
+static void leave(struct slot *slot) { atomic_store_explicit(&slot->table, NULL, memory_order_release); }
 
 /* The first segment that ends at addr or later, or NULL. */
 static const struct segment *find(const struct table *t, uint64_t addr)
@@ -304,10 +298,7 @@ static unsigned step_size(const struct io_ops *ops, uint64_t off, unsigned left)
     return 0;
 }
 
-static unsigned smallest_size(const struct io_ops *ops)
-{
-    return ops->sizes & -(unsigned)ops->sizes & 15;
-}
+static unsigned smallest_size(const struct io_ops *ops) { return ops->sizes & -(unsigned)ops->sizes & 15; }
 
 /* n bytes that all belong to r. */
 static uint64_t range_read(const struct io_range *r, uint64_t off, unsigned n)

@@ -31,7 +31,7 @@ struct io_range {
     uint64_t base, len; /* the end may be 2^64, not beyond */
     const struct io_ops *ops;
     void *dev;
-    const char *name;  /* static; for messages */
+    const char *name; /* static; for messages */
     /*
      * 0: fixed, may not overlap another fixed one. BARs: 1 + (bus/device/function
      * << 3 | BAR). Where ranges overlap the lowest wins, then the one added first.

@@ -8,53 +8,47 @@
  * and a source may hold the chipset's lock while it comes here. So deliveries
  * are handed over: who finds another thread delivering leaves its change with it.
  */
-static void or_lock(struct irq_or *or)
+static void or_lock(struct irq_or *gate)
 {
-    while (atomic_exchange_explicit(&or->lock, 1, memory_order_acquire))
+    while (atomic_exchange_explicit(&gate->lock, 1, memory_order_acquire))
         sched_yield();
 }
 
-static void or_unlock(struct irq_or *or)
-{
-    atomic_store_explicit(&or->lock, 0, memory_order_release);
-}
+static void or_unlock(struct irq_or *gate) { atomic_store_explicit(&gate->lock, 0, memory_order_release); }
 
 static void or_set(void *chip, unsigned input, bool level)
 {
-    struct irq_or *or = chip;
+    struct irq_or *gate = chip;
     uint64_t bit = UINT64_C(1) << (input & 63);
 
-    or_lock(or);
-    bool before = or->levels != 0;
-    or->levels = level ? or->levels | bit : or->levels & ~bit;
-    if (before != (or->levels != 0))
-        or->changes++;
-    if (or->busy) {
-        or_unlock(or);
+    or_lock(gate);
+    bool before = gate->levels != 0;
+    gate->levels = level ? gate->levels | bit : gate->levels & ~bit;
+    if (before != (gate->levels != 0))
+        gate->changes++;
+    if (gate->busy) {
+        or_unlock(gate);
         return;
     }
-    or->busy = true;
-    while (or->changes) {
+    gate->busy = true;
+    while (gate->changes) {
         /* Two changes that cancel out are an edge all the same. More than three show nothing that three do not. */
-        unsigned n = or->changes > 3 ? 2 + (or->changes & 1) : or->changes;
-        or->changes = 0;
+        unsigned n = gate->changes > 3 ? 2 + (gate->changes & 1) : gate->changes;
+        gate->changes = 0;
         while (n--) {
-            bool shown = or->shown = !or->shown;
-            or_unlock(or);
-            irq_set(&or->out, shown);
-            or_lock(or);
+            bool shown = gate->shown = !gate->shown;
+            or_unlock(gate);
+            irq_set(&gate->out, shown);
+            or_lock(gate);
         }
     }
-    or->busy = false;
-    or_unlock(or);
+    gate->busy = false;
+    or_unlock(gate);
 }
 
-void irq_or_init(struct irq_or *or, struct irq_line out)
-{
-    *or = (struct irq_or){.out = out};
-}
+void irq_or_init(struct irq_or *gate, struct irq_line out) { *gate = (struct irq_or){.out = out}; }
 
-struct irq_line irq_or_input(struct irq_or *or, unsigned input)
+struct irq_line irq_or_input(struct irq_or *gate, unsigned input)
 {
-    return (struct irq_line){.set = or_set, .chip = or, .pin = input};
+    return (struct irq_line){.set = or_set, .chip = gate, .pin = input};
 }

@@ -36,9 +36,9 @@ static inline void irq_pulse(const struct irq_line *line)
 struct irq_or {
     struct irq_line out;
     uint64_t levels;
-    uint32_t changes; /* of the OR of all inputs, not yet delivered */
-    bool shown;       /* the level that out has last been given */
-    bool busy;        /* a thread is delivering */
+    uint32_t changes;      /* of the OR of all inputs, not yet delivered */
+    bool shown;            /* the level that out has last been given */
+    bool busy;             /* a thread is delivering */
     _Atomic uint32_t lock; /* covers the members above for a few instructions */
 };
 void irq_or_init(struct irq_or *, struct irq_line out);

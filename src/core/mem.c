@@ -133,15 +133,9 @@ static uint8_t *mem_at(const struct guest_mem *mem, uint64_t gpa, size_t len, bo
     return r->host + (gpa - r->gpa);
 }
 
-const void *mem_r(const struct guest_mem *mem, uint64_t gpa, size_t len)
-{
-    return mem_at(mem, gpa, len, false);
-}
+const void *mem_r(const struct guest_mem *mem, uint64_t gpa, size_t len) { return mem_at(mem, gpa, len, false); }
 
-void *mem_w(const struct guest_mem *mem, uint64_t gpa, size_t len)
-{
-    return mem_at(mem, gpa, len, true);
-}
+void *mem_w(const struct guest_mem *mem, uint64_t gpa, size_t len) { return mem_at(mem, gpa, len, true); }
 
 void mem_written(struct guest_mem *mem, uint64_t gpa, size_t len)
 {

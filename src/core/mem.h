@@ -27,7 +27,7 @@ struct mem_region {
 struct guest_mem {
     struct mem_region region[MEM_MAX_REGIONS]; /* disjoint; fixed once the guest runs; a ROM's memory is its owner's */
     unsigned nregions;
-    uint64_t low_len, high_len; /* bytes of RAM below and above the hole */
+    uint64_t low_len, high_len;                             /* bytes of RAM below and above the hole */
     void (*written)(void *arg, uint64_t gpa, uint64_t len); /* the accelerator: translated code, dirty pages */
     void *written_arg;
 };

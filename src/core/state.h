@@ -43,19 +43,19 @@ struct state_desc {
     uint32_t nfields;
 };
 
+/* clang-format off */
+#define STATE_IS_BOOL(lvalue) _Generic((lvalue), bool: true, default: false)
+/* clang-format on */
 #define STATE_FIELD(type, member, since_, reset_)                                                                      \
     {                                                                                                                  \
-        .name = #member, .offset = offsetof(type, member),                                                             \
-        .count = 1,                                                                                                    \
-        .size = sizeof(((type *)0)->member), .since = since_,                                                          \
-        .boolean = _Generic(((type *)0)->member, bool: true, default: false), .reset = reset_                          \
+        .name = #member, .offset = offsetof(type, member), .count = 1, .size = sizeof(((type *)0)->member),            \
+        .since = since_, .boolean = STATE_IS_BOOL(((type *)0)->member), .reset = reset_                                \
     }
 #define STATE_ARRAY(type, member, since_, reset_)                                                                      \
     {                                                                                                                  \
         .name = #member, .offset = offsetof(type, member),                                                             \
-        .count = sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]),                                         \
-        .size = sizeof(((type *)0)->member[0]), .since = since_,                                                       \
-        .boolean = _Generic(((type *)0)->member[0], bool: true, default: false), .reset = reset_                       \
+        .count = sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0]), .size = sizeof(((type *)0)->member[0]), \
+        .since = since_, .boolean = STATE_IS_BOOL(((type *)0)->member[0]), .reset = reset_                             \
     }
 /* The same for an array of arrays. */
 #define STATE_ARRAY2(type, member, since_, reset_)                                                                     \
@@ -63,7 +63,7 @@ struct state_desc {
         .name = #member, .offset = offsetof(type, member),                                                             \
         .count = sizeof(((type *)0)->member) / sizeof(((type *)0)->member[0][0]),                                      \
         .size = sizeof(((type *)0)->member[0][0]), .since = since_,                                                    \
-        .boolean = _Generic(((type *)0)->member[0][0], bool: true, default: false), .reset = reset_                    \
+        .boolean = STATE_IS_BOOL(((type *)0)->member[0][0]), .reset = reset_                                           \
     }
 #define STATE_DESC(name_, version_, type, fields_)                                                                     \
     {                                                                                                                  \

@@ -148,27 +148,18 @@ static void run_once(struct vcpu *vcpu)
     }
     vcpu->last_exit = why;
     switch (why) {
-    case VCPU_EXIT_KICKED:
-        return;
+    case VCPU_EXIT_KICKED: return;
     case VCPU_EXIT_HALT:
         vcpu_sleep(vcpu, SLEEP_HALTED, vcpu->intc ? vcpu->intc->deadline(vcpu->intc_dev) : NO_DEADLINE);
         return;
-    case VCPU_EXIT_HALT_FOREVER:
-        vcpu_sleep(vcpu, SLEEP_HALTED_FOREVER, NO_DEADLINE);
-        return;
-    case VCPU_EXIT_WAIT_SIPI:
-        vcpu_sleep(vcpu, SLEEP_WAIT_SIPI, NO_DEADLINE);
-        return;
-    case VCPU_EXIT_TRIPLE_FAULT:
-        end_of_run(vcpu, VM_TRIPLE_FAULT);
-        return;
+    case VCPU_EXIT_HALT_FOREVER: vcpu_sleep(vcpu, SLEEP_HALTED_FOREVER, NO_DEADLINE); return;
+    case VCPU_EXIT_WAIT_SIPI: vcpu_sleep(vcpu, SLEEP_WAIT_SIPI, NO_DEADLINE); return;
+    case VCPU_EXIT_TRIPLE_FAULT: end_of_run(vcpu, VM_TRIPLE_FAULT); return;
     case VCPU_EXIT_DEBUG:
         log_error("vCPU %u: stopped for a debugger, and none is there", vcpu->id);
         end_of_run(vcpu, VM_ERROR);
         return;
-    case VCPU_EXIT_ERROR:
-        end_of_run(vcpu, VM_ERROR);
-        return;
+    case VCPU_EXIT_ERROR: end_of_run(vcpu, VM_ERROR); return;
     }
     log_error("vCPU %u: unknown exit %d from the accelerator", vcpu->id, (int)why);
     end_of_run(vcpu, VM_ERROR);

@@ -44,14 +44,14 @@ struct vcpu {
 
     /* The rest is core/vcpu.c's. */
     pthread_t thread;
-    pthread_mutex_t lock;        /* covers what follows, up to last_exit */
-    pthread_cond_t changed;      /* state, want or a call has changed */
-    unsigned state, want;        /* enum vcpu_thread_state: what the thread does, and should do */
+    pthread_mutex_t lock;          /* covers what follows, up to last_exit */
+    pthread_cond_t changed;        /* state, want or a call has changed */
+    unsigned state, want;          /* enum vcpu_thread_state: what the thread does, and should do */
     struct vcpu_call_entry *calls; /* queue of vcpu_call()s */
-    int init_error;              /* what vcpu_init said */
-    enum vcpu_exit last_exit;    /* why run() last returned; the vCPU's thread only */
-    _Atomic uint32_t sleep;      /* how it sleeps on `events`, and a count of its sleeps */
-    _Atomic bool kickable;       /* between accel->vcpu_init and vcpu_fini */
+    int init_error;                /* what vcpu_init said */
+    enum vcpu_exit last_exit;      /* why run() last returned; the vCPU's thread only */
+    _Atomic uint32_t sleep;        /* how it sleeps on `events`, and a count of its sleeps */
+    _Atomic bool kickable;         /* between accel->vcpu_init and vcpu_fini */
 };
 
 /*

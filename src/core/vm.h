@@ -22,7 +22,7 @@ enum vm_stop {
     VM_RUNNING,
     VM_POWEROFF,
     VM_RESET,
-    VM_HALT,         /* every vCPU halted with interrupts off */
+    VM_HALT, /* every vCPU halted with interrupts off */
     VM_TRIPLE_FAULT,
     VM_ERROR,
     VM_EXIT_STATUS, /* pc-testdev: vm->exit_status */
@@ -41,8 +41,8 @@ struct vm {
     _Atomic uint32_t stop;   /* enum vm_stop; once a reset is served: VM_RUNNING again, before vm_resume() */
     _Atomic int exit_status; /* valid when loop_run() has returned and stop is VM_EXIT_STATUS */
 
-    bool ignore_unknown_msrs; /* -w */
-    bool strict_io;           /* -e: an unclaimed port ends the VM with an error */
+    bool ignore_unknown_msrs;        /* -w */
+    bool strict_io;                  /* -e: an unclaimed port ends the VM with an error */
     bool exit_on_hlt, exit_on_pause; /* -H, -P: accepted; accelerators may honour them */
     const struct cpuid_table *cpuid; /* what set_cpuid was given: the same on every vCPU but for APIC ids */
     const char *accel_options;       /* "jit=off,stats=exit": NULL if none */

@@ -19,15 +19,9 @@ uint64_t os_clock_ns(void)
     return read_ns(CLOCK_MONOTONIC) + atomic_load_explicit(&clock_shift, memory_order_relaxed);
 }
 
-uint64_t os_wall_ns(void)
-{
-    return read_ns(CLOCK_REALTIME) + atomic_load_explicit(&clock_shift, memory_order_relaxed);
-}
+uint64_t os_wall_ns(void) { return read_ns(CLOCK_REALTIME) + atomic_load_explicit(&clock_shift, memory_order_relaxed); }
 
-void os_clock_jump(uint64_t ns)
-{
-    atomic_fetch_add(&clock_shift, ns);
-}
+void os_clock_jump(uint64_t ns) { atomic_fetch_add(&clock_shift, ns); }
 
 uint64_t os_clock_to_host(uint64_t ns)
 {

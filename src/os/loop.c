@@ -236,10 +236,7 @@ void timer_set(struct timer *t, uint64_t deadline_ns)
     pthread_mutex_unlock(&l->lock);
 }
 
-void timer_cancel(struct timer *t)
-{
-    timer_set(t, NO_DEADLINE);
-}
+void timer_cancel(struct timer *t) { timer_set(t, NO_DEADLINE); }
 
 /* Fires what is due. A function that sets its timer into the past again waits for the next round: files go on. */
 static void run_timers(struct loop *l)

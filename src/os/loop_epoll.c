@@ -84,9 +84,12 @@ int poller_wait(struct poller *p, struct poller_event *ev, int max, uint64_t tim
     uint64_t count;
     int found = 0;
 
-    /* Milliseconds, rounded up: exact deadlines go through the timerfd. */
-    int ms = timeout_ns == NO_DEADLINE ? -1 : timeout_ns > UINT64_C(3600000000000) ? 3600000
-                                                                                   : (int)((timeout_ns + 999999) / 1000000);
+    /* Milliseconds, rounded up, and at most an hour: exact deadlines go through the timerfd. */
+    int ms = -1;
+    if (timeout_ns != NO_DEADLINE) {
+        uint64_t wanted = timeout_ns / 1000000 + (timeout_ns % 1000000 != 0);
+        ms = wanted < 3600000 ? (int)wanted : 3600000;
+    }
     int n = epoll_wait(p->epoll, e, max < BATCH ? max : BATCH, ms);
     if (n < 0)
         return errno == EINTR ? 0 : -errno;

@@ -20,32 +20,68 @@
  */
 static const int allow_always[] = {
     /* data, through descriptors opened before */
-    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64), SCMP_SYS(pwrite64),
-    SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2), SCMP_SYS(pwritev2), SCMP_SYS(lseek), SCMP_SYS(fstat),
+    SCMP_SYS(read),
+    SCMP_SYS(write),
+    SCMP_SYS(readv),
+    SCMP_SYS(writev),
+    SCMP_SYS(pread64),
+    SCMP_SYS(pwrite64),
+    SCMP_SYS(preadv),
+    SCMP_SYS(pwritev),
+    SCMP_SYS(preadv2),
+    SCMP_SYS(pwritev2),
+    SCMP_SYS(lseek),
+    SCMP_SYS(fstat),
     SCMP_SYS(close),
     /* waiting */
-    SCMP_SYS(futex), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2),
-    SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield),
+    SCMP_SYS(futex),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_pwait2),
+    SCMP_SYS(poll),
+    SCMP_SYS(ppoll),
+    SCMP_SYS(restart_syscall),
+    SCMP_SYS(sched_yield),
     /* time; the clocks are system calls on hosts whose clock source the vDSO cannot read */
-    SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(clock_nanosleep), SCMP_SYS(nanosleep),
-    SCMP_SYS(timerfd_settime), SCMP_SYS(timer_settime), SCMP_SYS(timer_delete),
+    SCMP_SYS(clock_gettime),
+    SCMP_SYS(gettimeofday),
+    SCMP_SYS(time),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(nanosleep),
+    SCMP_SYS(timerfd_settime),
+    SCMP_SYS(timer_settime),
+    SCMP_SYS(timer_delete),
     /* memory: malloc's; mmap and mprotect are below */
-    SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
+    SCMP_SYS(brk),
+    SCMP_SYS(munmap),
+    SCMP_SYS(mremap),
+    SCMP_SYS(madvise),
     /* signals and abort() */
-    SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(sigaltstack), SCMP_SYS(getpid),
+    SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(rt_sigaction),
+    SCMP_SYS(sigaltstack),
+    SCMP_SYS(getpid),
     SCMP_SYS(gettid),
     /* the end of a thread and of the process */
-    SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(set_robust_list), SCMP_SYS(rseq),
+    SCMP_SYS(exit),
+    SCMP_SYS(exit_group),
+    SCMP_SYS(set_robust_list),
+    SCMP_SYS(rseq),
     /* the pid file and the link to a pty are removed at the end */
-    SCMP_SYS(unlink), SCMP_SYS(unlinkat),
+    SCMP_SYS(unlink),
+    SCMP_SYS(unlinkat),
     /* RDRAND and RDSEED; malloc asks how many CPUs it may use; figures for -o stats */
-    SCMP_SYS(getrandom), SCMP_SYS(sched_getaffinity), SCMP_SYS(getrusage),
+    SCMP_SYS(getrandom),
+    SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(getrusage),
 };
 
 static const int allow_network[] = {
-    SCMP_SYS(accept4),    SCMP_SYS(accept),     SCMP_SYS(recvfrom),    SCMP_SYS(recvmsg),     SCMP_SYS(sendto),
-    SCMP_SYS(sendmsg),    SCMP_SYS(shutdown),   SCMP_SYS(getsockopt),  SCMP_SYS(setsockopt),  SCMP_SYS(getsockname),
-    SCMP_SYS(getpeername),
+    SCMP_SYS(accept4),    SCMP_SYS(accept),      SCMP_SYS(recvfrom),    SCMP_SYS(recvmsg),
+    SCMP_SYS(sendto),     SCMP_SYS(sendmsg),     SCMP_SYS(shutdown),    SCMP_SYS(getsockopt),
+    SCMP_SYS(setsockopt), SCMP_SYS(getsockname), SCMP_SYS(getpeername),
 };
 
 static const unsigned long allow_ioctl[] = {TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD};

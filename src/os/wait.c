@@ -21,8 +21,7 @@ void os_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t deadline_ns)
         until = &ts;
     }
     /* Every outcome (woken, word changed, signal, deadline) means the same to the caller: look again. */
-    (void)syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, seen, until, NULL,
-                  FUTEX_BITSET_MATCH_ANY);
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, seen, until, NULL, FUTEX_BITSET_MATCH_ANY);
 }
 
 void os_wake_all(_Atomic uint32_t *word)

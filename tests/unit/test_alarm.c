@@ -133,9 +133,8 @@ static void test_stray_signal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fires),          cmocka_unit_test(test_disarm_and_move),
-        cmocka_unit_test(test_free_race),      cmocka_unit_test(test_blocked_thread),
-        cmocka_unit_test(test_stray_signal),
+        cmocka_unit_test(test_fires),          cmocka_unit_test(test_disarm_and_move), cmocka_unit_test(test_free_race),
+        cmocka_unit_test(test_blocked_thread), cmocka_unit_test(test_stray_signal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

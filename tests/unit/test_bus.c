@@ -27,15 +27,12 @@
 struct fake {
     struct io_range range;
     struct io_ops ops;
-    uint8_t written[SPACE];       /* value last written to each byte */
-    uint8_t times[SPACE];         /* how often */
+    uint8_t written[SPACE]; /* value last written to each byte */
+    uint8_t times[SPACE];   /* how often */
     uint8_t id;
 };
 
-static uint8_t fake_byte(const struct fake *f, uint64_t off)
-{
-    return (uint8_t)(f->id * 41 + off * 7);
-}
+static uint8_t fake_byte(const struct fake *f, uint64_t off) { return (uint8_t)(f->id * 41 + off * 7); }
 
 static void check_seen(const struct fake *f, uint64_t off, unsigned size)
 {
@@ -152,7 +149,8 @@ static struct fake *fake_new(unsigned id, uint64_t base, uint64_t len, uint8_t s
     struct fake *f = calloc(1, sizeof(*f));
     f->id = (uint8_t)id;
     f->ops = (struct io_ops){.read = fake_read, .write = fake_write, .sizes = sizes};
-    f->range = (struct io_range){.base = base, .len = len, .ops = &f->ops, .dev = f, .name = "fake", .priority = priority};
+    f->range = (struct io_range){
+        .base = base, .len = len, .ops = &f->ops, .dev = f, .name = "fake", .priority = priority};
     return f;
 }
 
@@ -207,13 +205,15 @@ static void test_overlaps(void **state)
                 len = room; /* up to the very end of the address space */
             if (base < w.base)
                 continue;
-            struct fake *f = fake_new(i, base, len, (uint8_t)(rand() % 16), (uint32_t)(i < 2 ? 0 : 1 + (unsigned)rand() % 1000 * 8 + i));
+            struct fake *f = fake_new(i, base, len, (uint8_t)(rand() % 16),
+                                      (uint32_t)(i < 2 ? 0 : 1 + (unsigned)rand() % 1000 * 8 + i));
             if (rand() % 8 == 0)
                 f->ops.read = NULL;
             if (rand() % 8 == 0)
                 f->ops.write = NULL;
             struct fake *fixed = i < 2 ? w.fake[1 - i] : NULL;
-            bool clash = fixed && base <= fixed->range.base + (fixed->range.len - 1) && fixed->range.base <= base + (len - 1);
+            bool clash = fixed && base <= fixed->range.base + (fixed->range.len - 1) &&
+                         fixed->range.base <= base + (len - 1);
             assert_int_equal(bus_add(w.bus, &f->range), clash ? -EEXIST : 0);
             if (clash)
                 free(f);
@@ -350,7 +350,8 @@ static void test_moving_bars(void **state)
     for (unsigned i = 0; i < 2; i++) {
         m[i] = (struct mover){.bus = bus, .stop = &stop, .value = 0x1111111111111111 * (i + 1)};
         m[i].ops = (struct io_ops){.read = const_read, .write = move_write};
-        m[i].bar = (struct io_range){.base = 0x10000, .len = 0x180, .ops = &m[i].ops, .dev = &m[i], .name = "bar", .priority = i + 1};
+        m[i].bar = (struct io_range){
+            .base = 0x10000, .len = 0x180, .ops = &m[i].ops, .dev = &m[i], .name = "bar", .priority = i + 1};
         struct io_range reg = {.base = 0x1000 * (i + 1), .len = 1, .ops = &m[i].ops, .dev = &m[i], .name = "register"};
         assert_int_equal(bus_add(bus, &m[i].bar), 0);
         assert_int_equal(bus_add(bus, &reg), 0);
@@ -406,7 +407,7 @@ static void test_nested(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_two_ranges), cmocka_unit_test(test_overlaps), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_two_ranges),  cmocka_unit_test(test_overlaps), cmocka_unit_test(test_errors),
         cmocka_unit_test(test_moving_bars), cmocka_unit_test(test_nested),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

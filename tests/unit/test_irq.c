@@ -41,10 +41,10 @@ static void test_nowhere(void **state)
 static void test_one_falls(void **state)
 {
     struct pin p = {0};
-    struct irq_or or;
+    struct irq_or gate;
     (void)state;
-    irq_or_init(&or, (struct irq_line){pin_set, &p, 11});
-    struct irq_line a = irq_or_input(&or, 0), b = irq_or_input(&or, 63);
+    irq_or_init(&gate, (struct irq_line){pin_set, &p, 11});
+    struct irq_line a = irq_or_input(&gate, 0), b = irq_or_input(&gate, 63);
     irq_set(&a, true);
     assert_true(p.level);
     irq_set(&b, true);
@@ -65,7 +65,7 @@ static void test_one_falls(void **state)
 
 /* A chip that, called through the OR, moves another of its inputs: the change comes after, and is not lost. */
 struct nested {
-    struct irq_or or;
+    struct irq_or gate;
     struct irq_line other;
     unsigned calls;
     bool levels[16];
@@ -86,9 +86,9 @@ static void test_nested(void **state)
 {
     struct nested n = {0};
     (void)state;
-    irq_or_init(&n.or, (struct irq_line){nested_set, &n, 0});
-    struct irq_line a = irq_or_input(&n.or, 1);
-    n.other = irq_or_input(&n.or, 2);
+    irq_or_init(&n.gate, (struct irq_line){nested_set, &n, 0});
+    struct irq_line a = irq_or_input(&n.gate, 1);
+    n.other = irq_or_input(&n.gate, 2);
     irq_set(&a, true);
     irq_set(&a, false);
     assert_int_equal(n.calls, 4); /* both edges of the pulse, in order */
@@ -101,7 +101,7 @@ static void test_nested(void **state)
  * the inputs.
  */
 struct shared {
-    struct irq_or or;
+    struct irq_or gate;
     pthread_mutex_t chipset;
     struct pin p;
 };
@@ -123,7 +123,7 @@ struct source {
 static void *source_thread(void *arg)
 {
     struct source *src = arg;
-    struct irq_line line = irq_or_input(&src->s->or, src->input);
+    struct irq_line line = irq_or_input(&src->s->gate, src->input);
     unsigned seed = src->input + 1;
     for (unsigned i = 0; i < 20000; i++) {
         bool level = rand_r(&seed) & 1;
@@ -149,7 +149,7 @@ static void test_threads(void **state)
     pthread_mutexattr_init(&recursive);
     pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
     pthread_mutex_init(&s.chipset, &recursive);
-    irq_or_init(&s.or, (struct irq_line){shared_set, &s, 11});
+    irq_or_init(&s.gate, (struct irq_line){shared_set, &s, 11});
     for (unsigned i = 0; i < 3; i++) {
         src[i] = (struct source){.s = &s, .input = i * 20, .holds = i == 1};
         assert_int_equal(pthread_create(&t[i], NULL, source_thread, &src[i]), 0);
@@ -163,7 +163,7 @@ static void test_threads(void **state)
     assert_int_equal(s.p.repeats, 0);
     assert_true(s.p.rises > 100);
     for (unsigned i = 0; i < 3; i++) {
-        struct irq_line line = irq_or_input(&s.or, i * 20);
+        struct irq_line line = irq_or_input(&s.gate, i * 20);
         irq_set(&line, false);
     }
     assert_false(s.p.level);

@@ -97,10 +97,7 @@ static void test_order(void **state)
     }
 }
 
-static void stop_fn(void *arg)
-{
-    loop_stop(arg);
-}
+static void stop_fn(void *arg) { loop_stop(arg); }
 
 static void *set_timer_soon(void *arg)
 {
@@ -437,10 +434,10 @@ static void test_stop_before_run(void **state)
 {
     (void)state;
     loop_stop(loop);
-    loop_turn(loop, 0);                    /* takes the wake-up, but not the request */
-    assert_int_equal(loop_run(loop), 0);   /* returns at once */
+    loop_turn(loop, 0);                  /* takes the wake-up, but not the request */
+    assert_int_equal(loop_run(loop), 0); /* returns at once */
     loop_post(loop, stop_fn, loop);
-    assert_int_equal(loop_run(loop), 0);   /* the first request is spent: this takes the second */
+    assert_int_equal(loop_run(loop), 0); /* the first request is spent: this takes the second */
 }
 
 int main(void)

@@ -195,8 +195,8 @@ static void test_guards(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_doors), cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_wired), cmocka_unit_test(test_split), cmocka_unit_test(test_rom),
+        cmocka_unit_test(test_sizes),  cmocka_unit_test(test_doors), cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_wired),  cmocka_unit_test(test_split), cmocka_unit_test(test_rom),
         cmocka_unit_test(test_guards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -84,7 +84,10 @@ static int do_open(void) { return (int)syscall(SYS_openat2, AT_FDCWD, "/", NULL,
 static int do_ptrace(void) { return (int)ptrace(PTRACE_TRACEME, 0, NULL, NULL); }
 static int do_clone(void) { return (int)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL); }
 static int do_fork(void) { return fork() == 0; }
-static int do_exec_map(void) { return mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == NULL; }
+static int do_exec_map(void)
+{
+    return mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == NULL;
+}
 static int do_exec_protect(void)
 {
     void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -151,10 +154,7 @@ static void test_forbidden(void **state)
 
 /* ---- what lives ---- */
 
-static void stop_fn(void *arg)
-{
-    loop_stop(arg);
-}
+static void stop_fn(void *arg) { loop_stop(arg); }
 
 static struct loop *loop;
 static struct os_alarm *the_alarm;
@@ -227,10 +227,7 @@ static int do_a_vms_work(void)
     return 0;
 }
 
-static int do_abort(void)
-{
-    abort();
-}
+static int do_abort(void) { abort(); }
 
 static void prepare(void)
 {
@@ -290,7 +287,8 @@ static int try_kvm(void) { return ioctl(0, KVM_RUN_REQUEST, 0) == 0; }
 static int try_network(void)
 {
     char c;
-    return recv(0, &c, 1, MSG_DONTWAIT) == 0 || accept4(0, NULL, NULL, SOCK_CLOEXEC) >= 0 || send(0, &c, 1, MSG_NOSIGNAL) >= 0;
+    return recv(0, &c, 1, MSG_DONTWAIT) == 0 || accept4(0, NULL, NULL, SOCK_CLOEXEC) >= 0 ||
+           send(0, &c, 1, MSG_NOSIGNAL) >= 0;
 }
 
 /* What a need adds: the calls fail, on a descriptor of the wrong kind, and kill nobody. */
@@ -365,8 +363,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forbidden), cmocka_unit_test(test_allowed),     cmocka_unit_test(test_abort_is_abort),
-        cmocka_unit_test(test_needs),     cmocka_unit_test(test_all_threads),
-        cmocka_unit_test(test_no_new_privileges),
+        cmocka_unit_test(test_needs),     cmocka_unit_test(test_all_threads), cmocka_unit_test(test_no_new_privileges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,10 +28,10 @@ struct chip {
 };
 
 static const struct state_field chip_fields[] = {
-    STATE_FIELD(struct chip, a, 1, 0x12),      STATE_FIELD(struct chip, b, 1, 0xfedc),
-    STATE_ARRAY(struct chip, c, 1, 0x10000),   STATE_FIELD(struct chip, d, 1, UINT64_MAX),
-    STATE_FIELD(struct chip, on, 1, true),     STATE_ARRAY(struct chip, lanes, 1, 0),
-    STATE_ARRAY2(struct chip, grid, 1, 3),     STATE_FIELD(struct chip, pending, 1, 0),
+    STATE_FIELD(struct chip, a, 1, 0x12),    STATE_FIELD(struct chip, b, 1, 0xfedc),
+    STATE_ARRAY(struct chip, c, 1, 0x10000), STATE_FIELD(struct chip, d, 1, UINT64_MAX),
+    STATE_FIELD(struct chip, on, 1, true),   STATE_ARRAY(struct chip, lanes, 1, 0),
+    STATE_ARRAY2(struct chip, grid, 1, 3),   STATE_FIELD(struct chip, pending, 1, 0),
     STATE_FIELD(struct chip, young, 2, 77),
 };
 static const struct state_desc chip_desc = STATE_DESC("chip", 2, struct chip, chip_fields);
@@ -228,11 +228,14 @@ static void test_wrong_shape(void **state)
     struct state_blob blob = {0};
     (void)state;
     static const struct state_field wide[] = {{.name = "a", .offset = offsetof(struct chip, b), .count = 1, .size = 2}};
-    static const struct state_field many[] = {{.name = "a", .offset = offsetof(struct chip, grid), .count = 2, .size = 1}};
+    static const struct state_field many[] = {
+        {.name = "a", .offset = offsetof(struct chip, grid), .count = 2, .size = 1}};
     static const struct state_field unknown[] = {{.name = "z", .offset = 0, .count = 1, .size = 1}};
     static const struct state_field good[] = {{.name = "a", .offset = 0, .count = 1, .size = 1, .reset = 4}};
-    const struct state_desc desc[] = {{"x", 1, sizeof(c), wide, 1}, {"x", 1, sizeof(c), many, 1},
-                                      {"x", 1, sizeof(c), unknown, 1}, {"y", 1, sizeof(c), good, 1},
+    const struct state_desc desc[] = {{"x", 1, sizeof(c), wide, 1},
+                                      {"x", 1, sizeof(c), many, 1},
+                                      {"x", 1, sizeof(c), unknown, 1},
+                                      {"y", 1, sizeof(c), good, 1},
                                       {"x", 1, sizeof(c), good, 1}};
     for (unsigned i = 0; i < 5; i++) {
         size_t pos = 0;

@@ -21,8 +21,7 @@
 #include "os/wait.h"
 #include "util/bytes.h"
 
-#define ALL_EVENTS                                                                                                     \
-    (VCPU_EV_INTR | VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI | VCPU_EV_TIMER | VCPU_EV_ACCEL)
+#define ALL_EVENTS (VCPU_EV_INTR | VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI | VCPU_EV_TIMER | VCPU_EV_ACCEL)
 
 /* ---- the accelerator ---- */
 
@@ -47,10 +46,7 @@ struct machine {
 };
 static struct machine *m;
 
-static struct guest *guest_of(struct vcpu *vcpu)
-{
-    return &m->guest[vcpu->id];
-}
+static struct guest *guest_of(struct vcpu *vcpu) { return &m->guest[vcpu->id]; }
 
 static int fake_vm_init(struct vm *vm)
 {
