@@ -92,11 +92,11 @@ static void set_pin(void *dev, unsigned pin, bool level)
 struct irq_line ioapic_line(struct ioapic *ioapic, unsigned pin)
 {
     if (pin >= IOAPIC_PINS)
-        return (struct irq_line){ 0 };
-    return (struct irq_line){ .set = set_pin, .chip = ioapic, .pin = pin };
+        return (struct irq_line){0};
+    return (struct irq_line){.set = set_pin, .chip = ioapic, .pin = pin};
 }
 
-/* ---- what the local APICs report ----------------------------------------------------------------------------------- */
+/* ---- what the local APICs report ---- */
 
 static void eoi(void *dev, uint8_t vector)
 {
@@ -124,17 +124,15 @@ static void extint_acked(void *dev)
     pthread_mutex_unlock(ioapic->lock);
 }
 
-/* ---- registers ----------------------------------------------------------------------------------------------------- */
+/* ---- registers ---- */
 
 static uint32_t reg_read(const struct ioapic *ioapic)
 {
     unsigned reg = ioapic->s.select;
     switch (reg) {
     case REG_ID:
-    case REG_ARB: /* loaded from the id, and never arbitrating since there is no serial bus */
-        return ioapic->s.id;
-    case REG_VERSION:
-        return IOAPIC_VERSION;
+    case REG_ARB: /* loaded from the id, and never arbitrating since there is no serial bus */ return ioapic->s.id;
+    case REG_VERSION: return IOAPIC_VERSION;
     }
     unsigned pin = (reg - REG_REDTBL) / 2;
     if (reg < REG_REDTBL || pin >= IOAPIC_PINS)
@@ -167,12 +165,8 @@ static uint64_t window_read(void *dev, uint64_t off, unsigned size)
     uint32_t val = 0;
     pthread_mutex_lock(ioapic->lock);
     switch (off & ~UINT64_C(3)) {
-    case WINDOW_SELECT:
-        val = ioapic->s.select;
-        break;
-    case WINDOW_DATA:
-        val = reg_read(ioapic);
-        break;
+    case WINDOW_SELECT: val = ioapic->s.select; break;
+    case WINDOW_DATA: val = reg_read(ioapic); break;
     }
     pthread_mutex_unlock(ioapic->lock);
     return val >> 8 * (off & 3);
@@ -183,23 +177,19 @@ static void window_write(void *dev, uint64_t off, unsigned size, uint64_t val)
     struct ioapic *ioapic = dev;
     pthread_mutex_lock(ioapic->lock);
     switch (off) {
-    case WINDOW_SELECT: /* eight bits; any size will do */
-        ioapic->s.select = (uint8_t)val;
-        break;
+    case WINDOW_SELECT: /* eight bits; any size will do */ ioapic->s.select = (uint8_t)val; break;
     case WINDOW_DATA: /* whole registers only */
         if (size == 4)
             reg_write(ioapic, (uint32_t)val);
         break;
-    case WINDOW_EOI:
-        eoi(ioapic, (uint8_t)val);
-        break;
+    case WINDOW_EOI: eoi(ioapic, (uint8_t)val); break;
     }
     pthread_mutex_unlock(ioapic->lock);
 }
 
-static const struct io_ops window_ops = { .read = window_read, .write = window_write, .sizes = 1 | 2 | 4 };
+static const struct io_ops window_ops = {.read = window_read, .write = window_write, .sizes = 1 | 2 | 4};
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 void ioapic_reset(struct ioapic *ioapic)
 {
@@ -222,11 +212,11 @@ int ioapic_init(struct ioapic *ioapic, struct bus *mmio, uint64_t base, unsigned
     ioapic->lock = lock;
     ioapic_reset(ioapic);
 
-    struct apic_eoi_sink sink = { .eoi = eoi, .extint_acked = extint_acked, .dev = ioapic };
+    struct apic_eoi_sink sink = {.eoi = eoi, .extint_acked = extint_acked, .dev = ioapic};
     int err = lapic_bus_add_sink(bus, sink);
     if (err)
         return err;
-    struct io_range range = { .base = base, .len = IOAPIC_LEN, .ops = &window_ops, .dev = ioapic, .name = "ioapic" };
+    struct io_range range = {.base = base, .len = IOAPIC_LEN, .ops = &window_ops, .dev = ioapic, .name = "ioapic"};
     return bus_add(mmio, &range);
 }
 

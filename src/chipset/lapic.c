@@ -38,7 +38,7 @@ const uint32_t lapic_lvt_valid[LVT_COUNT] = {
     [LVT_LINT1] = 0x1a7ff, [LVT_ERROR] = 0x100ff,   [LVT_CMCI] = 0x107ff,
 };
 
-/* ---- priorities ---------------------------------------------------------------------------------------------------- */
+/* ---- priorities ---- */
 
 static int highest(const uint32_t *reg)
 {
@@ -166,7 +166,7 @@ static uint8_t lapic_get_tpr(void *dev)
     return (uint8_t)lapic->s.tpr;
 }
 
-/* ---- acceptance ---------------------------------------------------------------------------------------------------- */
+/* ---- acceptance ---- */
 
 /* Any thread. The bit in IRR is published last but for the request bit that leads pending() to it. */
 static void request_vector(struct lapic *lapic, uint8_t vector, bool level)
@@ -221,31 +221,24 @@ bool lapic_accept(struct lapic *lapic, const struct apic_msg *msg)
         return true;
     switch (msg->mode) {
     case APIC_FIXED:
-    case APIC_LOWEST:
-        return lapic_software_enabled(lapic) && accept_vector(lapic, msg->vector, msg->level);
+    case APIC_LOWEST: return lapic_software_enabled(lapic) && accept_vector(lapic, msg->vector, msg->level);
     case APIC_EXTINT:
         if (!lapic_software_enabled(lapic))
             return false;
         accept_extint(lapic);
         return true;
-    case APIC_SMI:
-        return true;
-    case APIC_NMI:
-        vcpu_raise(lapic->vcpu, VCPU_EV_NMI);
-        return true;
-    case APIC_INIT:
-        vcpu_raise(lapic->vcpu, VCPU_EV_INIT);
-        return true;
+    case APIC_SMI: return true;
+    case APIC_NMI: vcpu_raise(lapic->vcpu, VCPU_EV_NMI); return true;
+    case APIC_INIT: vcpu_raise(lapic->vcpu, VCPU_EV_INIT); return true;
     case APIC_SIPI:
         lapic->vcpu->sipi_vector = msg->vector;
         vcpu_raise(lapic->vcpu, VCPU_EV_SIPI);
         return true;
-    default:
-        return false;
+    default: return false;
     }
 }
 
-/* ---- local vector table -------------------------------------------------------------------------------------------- */
+/* ---- local vector table ---- */
 
 void lapic_fire(struct lapic *lapic, enum lapic_lvt source)
 {
@@ -256,12 +249,8 @@ void lapic_fire(struct lapic *lapic, enum lapic_lvt source)
         atomic_fetch_or(&lapic->s.lvt[source], LVT_MASKED);
     bool lint = source == LVT_LINT0 || source == LVT_LINT1;
     switch (source == LVT_TIMER ? APIC_FIXED : lvt >> 8 & 7) {
-    case APIC_FIXED:
-        accept_vector(lapic, lvt & 0xff, false);
-        break;
-    case APIC_NMI:
-        vcpu_raise(lapic->vcpu, VCPU_EV_NMI);
-        break;
+    case APIC_FIXED: accept_vector(lapic, lvt & 0xff, false); break;
+    case APIC_NMI: vcpu_raise(lapic->vcpu, VCPU_EV_NMI); break;
     case APIC_INIT:
         if (lint)
             vcpu_raise(lapic->vcpu, VCPU_EV_INIT);
@@ -272,8 +261,7 @@ void lapic_fire(struct lapic *lapic, enum lapic_lvt source)
         else
             accept_extint(lapic);
         break;
-    default: /* SMI is without effect, the others are reserved */
-        break;
+    default: /* SMI is without effect, the others are reserved */ break;
     }
 }
 
@@ -323,7 +311,7 @@ static void set_lint_line(void *chip, unsigned pin, bool level) { lapic_set_lint
 
 struct irq_line lapic_lint_line(struct lapic *lapic, unsigned pin)
 {
-    return (struct irq_line){ .set = set_lint_line, .chip = lapic, .pin = pin };
+    return (struct irq_line){.set = set_lint_line, .chip = lapic, .pin = pin};
 }
 
 void lapic_write_lvt(struct lapic *lapic, enum lapic_lvt source, uint32_t val)
@@ -381,7 +369,7 @@ void lapic_eoi(struct lapic *lapic)
     announce(lapic);
 }
 
-/* ---- modes and reset ----------------------------------------------------------------------------------------------- */
+/* ---- modes and reset ---- */
 
 /*
  * All registers but IA32_APIC_BASE as after power-up. Senders may be at work:
@@ -458,18 +446,10 @@ int lapic_write_base(struct lapic *lapic, uint64_t val)
         return -EPERM;
     bool legal;
     switch (val & mode) {
-    case 0: /* disabled: from everywhere */
-        legal = true;
-        break;
-    case APIC_BASE_EN: /* xAPIC: not from x2APIC */
-        legal = !(old & APIC_BASE_EXTD);
-        break;
-    case mode: /* x2APIC: not from disabled */
-        legal = old & APIC_BASE_EN;
-        break;
-    default: /* EXTD without EN is no mode */
-        legal = false;
-        break;
+    case 0: /* disabled: from everywhere */ legal = true; break;
+    case APIC_BASE_EN: /* xAPIC: not from x2APIC */ legal = !(old & APIC_BASE_EXTD); break;
+    case mode: /* x2APIC: not from disabled */ legal = old & APIC_BASE_EN; break;
+    default: /* EXTD without EN is no mode */ legal = false; break;
     }
     if (!legal)
         return -EPERM;
@@ -508,7 +488,7 @@ int lapic_init(struct lapic *lapic, struct vcpu *vcpu, struct lapic_bus *bus, co
     return 0;
 }
 
-/* ---- save and load ------------------------------------------------------------------------------------------------- */
+/* ---- save and load ---- */
 
 int lapic_save(struct lapic *lapic, struct state_blob *out)
 {
@@ -562,7 +542,7 @@ int lapic_load(struct lapic *lapic, const uint8_t *data, size_t len, size_t *pos
     return 0;
 }
 
-/* ---- what the accelerator asks ------------------------------------------------------------------------------------- */
+/* ---- what the accelerator asks ---- */
 
 static uint64_t lapic_deadline(void *dev) { return lapic_timer_deadline(dev); }
 

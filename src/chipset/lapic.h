@@ -57,7 +57,7 @@ struct lapic_state {
 /* What a local APIC is told about its machine. The callbacks run on the vCPU's thread. */
 struct lapic_config {
     bool x2apic;        /* -x: leaves reset in x2APIC mode */
-    bool virtual_wire;  /* as firmware leaves the bootstrap processor: enabled, LINT0 = ExtINT, LINT1 = NMI */
+    bool virtual_wire;  /* for the bootstrap processor, as firmware leaves it: enabled, LINT0 = ExtINT, LINT1 = NMI */
     unsigned phys_bits; /* MAXPHYADDR: 32 to 52 */
     /* The guest's TSC: its value now, and the os_clock_ns() time at which it reaches `tsc` (NO_DEADLINE if that is
      * beyond the clock; any time not after now if it has passed). */
@@ -89,8 +89,8 @@ int lapic_init(struct lapic *, struct vcpu *, struct lapic_bus *, const struct l
 
 /* Power-on reset. Inputs keep their levels. The vCPU's thread, or while it is stopped; so are save and load. */
 void lapic_reset(struct lapic *);
-int lapic_save(struct lapic *, struct state_blob *out);                                /* 0, -ENOMEM */
-int lapic_load(struct lapic *, const uint8_t *data, size_t len, size_t *pos);          /* 0, -EINVAL */
+int lapic_save(struct lapic *, struct state_blob *out);                       /* 0, -ENOMEM */
+int lapic_load(struct lapic *, const uint8_t *data, size_t len, size_t *pos); /* 0, -EINVAL */
 
 /* The inputs LINT0 (the 8259A's INTR) and LINT1 (NMI). Any thread, any lock held. */
 void lapic_set_lint(struct lapic *, unsigned pin, bool level);

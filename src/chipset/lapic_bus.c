@@ -60,12 +60,9 @@ static bool matches(const struct lapic *lapic, const struct apic_msg *msg)
         return false;
     uint32_t ldr = lapic->s.ldr >> 24;
     switch (lapic->s.dfr >> 28) {
-    case 0xf: /* flat: a bit for each of eight */
-        return (msg->dest & ldr) != 0;
-    case 0x0: /* clusters of four */
-        return msg->dest >> 4 == ldr >> 4 && (msg->dest & ldr & 0xf);
-    default: /* reserved models match nothing */
-        return false;
+    case 0xf: /* flat: a bit for each of eight */ return (msg->dest & ldr) != 0;
+    case 0x0: /* clusters of four */ return msg->dest >> 4 == ldr >> 4 && (msg->dest & ldr & 0xf);
+    default: /* reserved models match nothing */ return false;
     }
 }
 
@@ -145,7 +142,7 @@ void lapic_bus_msi(void *dev, uint64_t addr, uint32_t data)
 
 struct msi_sink lapic_bus_msi_sink(struct lapic_bus *bus)
 {
-    return (struct msi_sink){ .send = lapic_bus_msi, .dev = bus };
+    return (struct msi_sink){.send = lapic_bus_msi, .dev = bus};
 }
 
 void lapic_bus_eoi(struct lapic_bus *bus, uint8_t vector)

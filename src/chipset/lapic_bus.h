@@ -30,13 +30,13 @@ enum apic_delivery {
 };
 
 struct apic_msg {
-    uint32_t dest;   /* physical id or logical mask */
-    uint8_t vector;  /* SIPI: the start page */
-    uint8_t mode;    /* enum apic_delivery */
+    uint32_t dest;  /* physical id or logical mask */
+    uint8_t vector; /* SIPI: the start page */
+    uint8_t mode;   /* enum apic_delivery */
     bool logical;
-    bool level;      /* level triggered: the target's TMR bit is set, its EOI is broadcast */
-    bool deassert;   /* of a level: nothing is delivered */
-    bool wide;       /* 32-bit destination of an x2APIC ICR; otherwise 8 bits, 0xff being broadcast */
+    bool level;    /* level triggered: the target's TMR bit is set, its EOI is broadcast */
+    bool deassert; /* of a level: nothing is delivered */
+    bool wide;     /* 32-bit destination of an x2APIC ICR; otherwise 8 bits, 0xff being broadcast */
 };
 
 /* What hears of the end of interrupts: an IOAPIC. Called on a vCPU's thread, no lock held by the local APIC. */

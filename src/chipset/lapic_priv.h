@@ -59,8 +59,8 @@ extern const uint32_t lapic_lvt_valid[LVT_COUNT]; /* writable bits */
 /* lapic_timer.c. vCPU's thread. */
 void lapic_timer_sync(struct lapic *); /* fires if it is time */
 uint64_t lapic_timer_deadline(const struct lapic *);
-uint64_t lapic_timer_left(const struct lapic *);           /* for a saved state */
-void lapic_timer_restore(struct lapic *, uint64_t left);   /* from a saved state */
+uint64_t lapic_timer_left(const struct lapic *);         /* for a saved state */
+void lapic_timer_restore(struct lapic *, uint64_t left); /* from a saved state */
 void lapic_timer_mode_changed(struct lapic *, uint32_t old_lvt, uint32_t new_lvt);
 uint32_t lapic_timer_count(struct lapic *);
 void lapic_write_initial_count(struct lapic *, uint32_t val);

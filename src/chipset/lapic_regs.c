@@ -46,38 +46,38 @@ static const struct reg_info {
     uint8_t access;
     uint32_t valid;
 } reg_info[REG_COUNT] = {
-    [REG_ID] = { RO, 0 },
-    [REG_VERSION] = { RO, 0 },
-    [REG_TPR] = { RW, 0xff },
-    [REG_APR] = { XR, 0 }, /* of older processors; reads 0 here, as does RRD */
-    [REG_PPR] = { RO, 0 },
-    [REG_EOI] = { XW | X2W, 0 },
-    [REG_RRD] = { XR, 0 },
-    [REG_LDR] = { XR | XW | X2R, 0xff000000 },
-    [REG_DFR] = { XR | XW, 0xf0000000 },
-    [REG_SVR] = { RW, SVR_VALID },
-    [REG_ISR... REG_IRR + 7] = { RO, 0 },
-    [REG_ESR] = { RW, 0 },
-    [REG_LVT_CMCI] = { RW, 0x117ff },
-    [REG_ICR] = { RW, 0x000cdfff },
-    [REG_ICR_HIGH] = { XR | XW, 0xff000000 },
-    [REG_LVT_TIMER] = { RW, 0x710ff },
-    [REG_LVT_TIMER + LVT_THERMAL] = { RW, 0x117ff },
-    [REG_LVT_TIMER + LVT_PERF] = { RW, 0x117ff },
-    [REG_LVT_TIMER + LVT_LINT0] = { RW, 0x1f7ff },
-    [REG_LVT_TIMER + LVT_LINT1] = { RW, 0x1f7ff },
-    [REG_LVT_ERROR] = { RW, 0x110ff },
-    [REG_INITIAL_COUNT] = { RW, 0xffffffff },
-    [REG_CURRENT_COUNT] = { RO, 0 },
-    [REG_DIVIDE_CONFIG] = { RW, 0xb },
-    [REG_SELF_IPI] = { X2W, 0xff },
+    [REG_ID] = {RO, 0},
+    [REG_VERSION] = {RO, 0},
+    [REG_TPR] = {RW, 0xff},
+    [REG_APR] = {XR, 0}, /* of older processors; reads 0 here, as does RRD */
+    [REG_PPR] = {RO, 0},
+    [REG_EOI] = {XW | X2W, 0},
+    [REG_RRD] = {XR, 0},
+    [REG_LDR] = {XR | XW | X2R, 0xff000000},
+    [REG_DFR] = {XR | XW, 0xf0000000},
+    [REG_SVR] = {RW, SVR_VALID},
+    [REG_ISR... REG_IRR + 7] = {RO, 0},
+    [REG_ESR] = {RW, 0},
+    [REG_LVT_CMCI] = {RW, 0x117ff},
+    [REG_ICR] = {RW, 0x000cdfff},
+    [REG_ICR_HIGH] = {XR | XW, 0xff000000},
+    [REG_LVT_TIMER] = {RW, 0x710ff},
+    [REG_LVT_TIMER + LVT_THERMAL] = {RW, 0x117ff},
+    [REG_LVT_TIMER + LVT_PERF] = {RW, 0x117ff},
+    [REG_LVT_TIMER + LVT_LINT0] = {RW, 0x1f7ff},
+    [REG_LVT_TIMER + LVT_LINT1] = {RW, 0x1f7ff},
+    [REG_LVT_ERROR] = {RW, 0x110ff},
+    [REG_INITIAL_COUNT] = {RW, 0xffffffff},
+    [REG_CURRENT_COUNT] = {RO, 0},
+    [REG_DIVIDE_CONFIG] = {RW, 0xb},
+    [REG_SELF_IPI] = {X2W, 0xff},
 };
 
-/* ---- sending ------------------------------------------------------------------------------------------------------- */
+/* ---- sending ---- */
 
 static void self_ipi(struct lapic *lapic, uint8_t vector)
 {
-    struct apic_msg msg = { .mode = APIC_FIXED, .vector = vector };
+    struct apic_msg msg = {.mode = APIC_FIXED, .vector = vector};
     if (vector < 16)
         lapic_error(lapic, ESR_SEND_ILLEGAL_VECTOR);
     else
@@ -93,10 +93,8 @@ static uint64_t icr_targets(struct lapic *lapic, const struct apic_msg *msg, uns
     uint64_t all = 0;
 
     switch (shorthand) {
-    case 0:
-        return lapic_bus_targets(bus, msg);
-    case 1:
-        return may_hit_self ? self : 0;
+    case 0: return lapic_bus_targets(bus, msg);
+    case 1: return may_hit_self ? self : 0;
     default:
         for (unsigned i = 0; i < bus->nlapics; i++)
             all |= (uint64_t)(bus->lapic[i] != NULL) << i;
@@ -134,15 +132,13 @@ static void send_ipi(struct lapic *lapic)
             return;
         break;
     case APIC_NMI:
-    case APIC_SIPI:
-        break;
-    default: /* there is no SMM, and the others are reserved */
-        return;
+    case APIC_SIPI: break;
+    default: /* there is no SMM, and the others are reserved */ return;
     }
     lapic_bus_send(lapic->bus, icr_targets(lapic, &msg, icr >> 18 & 3), &msg);
 }
 
-/* ---- registers ----------------------------------------------------------------------------------------------------- */
+/* ---- registers ---- */
 
 static uint32_t reg_read(struct lapic *lapic, unsigned reg)
 {
@@ -150,44 +146,25 @@ static uint32_t reg_read(struct lapic *lapic, unsigned reg)
     bool x2apic = lapic_x2apic(lapic);
 
     switch (reg) {
-    case REG_ID:
-        return x2apic ? lapic->apic_id : lapic->apic_id << 24;
-    case REG_VERSION:
-        return LAPIC_VERSION;
-    case REG_TPR:
-        return s->tpr;
-    case REG_PPR:
-        return s->ppr;
-    case REG_LDR:
-        return x2apic ? lapic_x2apic_ldr(lapic->apic_id) : s->ldr;
-    case REG_DFR:
-        return s->dfr;
-    case REG_SVR:
-        return s->svr;
-    case REG_ISR ... REG_ISR + 7:
-        return s->isr[reg - REG_ISR];
-    case REG_TMR ... REG_TMR + 7:
-        return s->tmr[reg - REG_TMR];
-    case REG_IRR ... REG_IRR + 7:
-        return s->irr[reg - REG_IRR];
-    case REG_ESR:
-        return s->esr;
-    case REG_LVT_CMCI:
-        return s->lvt[LVT_CMCI];
-    case REG_ICR:
-        return (uint32_t)s->icr;
-    case REG_ICR_HIGH:
-        return (uint32_t)(s->icr >> 32);
-    case REG_LVT_TIMER ... REG_LVT_ERROR:
-        return s->lvt[reg - REG_LVT_TIMER];
-    case REG_INITIAL_COUNT:
-        return s->initial_count;
-    case REG_CURRENT_COUNT:
-        return lapic_timer_count(lapic);
-    case REG_DIVIDE_CONFIG:
-        return s->divide_config;
-    default:
-        return 0;
+    case REG_ID: return x2apic ? lapic->apic_id : lapic->apic_id << 24;
+    case REG_VERSION: return LAPIC_VERSION;
+    case REG_TPR: return s->tpr;
+    case REG_PPR: return s->ppr;
+    case REG_LDR: return x2apic ? lapic_x2apic_ldr(lapic->apic_id) : s->ldr;
+    case REG_DFR: return s->dfr;
+    case REG_SVR: return s->svr;
+    case REG_ISR ... REG_ISR + 7: return s->isr[reg - REG_ISR];
+    case REG_TMR ... REG_TMR + 7: return s->tmr[reg - REG_TMR];
+    case REG_IRR ... REG_IRR + 7: return s->irr[reg - REG_IRR];
+    case REG_ESR: return s->esr;
+    case REG_LVT_CMCI: return s->lvt[LVT_CMCI];
+    case REG_ICR: return (uint32_t)s->icr;
+    case REG_ICR_HIGH: return (uint32_t)(s->icr >> 32);
+    case REG_LVT_TIMER ... REG_LVT_ERROR: return s->lvt[reg - REG_LVT_TIMER];
+    case REG_INITIAL_COUNT: return s->initial_count;
+    case REG_CURRENT_COUNT: return lapic_timer_count(lapic);
+    case REG_DIVIDE_CONFIG: return s->divide_config;
+    default: return 0;
     }
 }
 
@@ -195,52 +172,27 @@ static void reg_write(struct lapic *lapic, unsigned reg, uint32_t val)
 {
     struct lapic_state *s = &lapic->s;
     switch (reg) {
-    case REG_TPR:
-        lapic_write_tpr(lapic, (uint8_t)val);
-        break;
-    case REG_EOI:
-        lapic_eoi(lapic);
-        break;
-    case REG_LDR:
-        s->ldr = val;
-        break;
-    case REG_DFR:
-        s->dfr = val | 0x0fffffff;
-        break;
-    case REG_SVR:
-        lapic_write_svr(lapic, val);
-        break;
-    case REG_ESR:
-        s->esr = atomic_exchange(&s->esr_new, 0);
-        break;
-    case REG_LVT_CMCI:
-        lapic_write_lvt(lapic, LVT_CMCI, val);
-        break;
+    case REG_TPR: lapic_write_tpr(lapic, (uint8_t)val); break;
+    case REG_EOI: lapic_eoi(lapic); break;
+    case REG_LDR: s->ldr = val; break;
+    case REG_DFR: s->dfr = val | 0x0fffffff; break;
+    case REG_SVR: lapic_write_svr(lapic, val); break;
+    case REG_ESR: s->esr = atomic_exchange(&s->esr_new, 0); break;
+    case REG_LVT_CMCI: lapic_write_lvt(lapic, LVT_CMCI, val); break;
     case REG_ICR:
         s->icr = (s->icr & ~(uint64_t)UINT32_MAX) | (val & ~(1u << 12));
         send_ipi(lapic);
         break;
-    case REG_ICR_HIGH:
-        s->icr = (s->icr & UINT32_MAX) | (uint64_t)val << 32;
-        break;
-    case REG_LVT_TIMER ... REG_LVT_ERROR:
-        lapic_write_lvt(lapic, reg - REG_LVT_TIMER, val);
-        break;
-    case REG_INITIAL_COUNT:
-        lapic_write_initial_count(lapic, val);
-        break;
-    case REG_DIVIDE_CONFIG:
-        lapic_write_divide(lapic, val);
-        break;
-    case REG_SELF_IPI:
-        self_ipi(lapic, (uint8_t)val);
-        break;
-    default:
-        break;
+    case REG_ICR_HIGH: s->icr = (s->icr & UINT32_MAX) | (uint64_t)val << 32; break;
+    case REG_LVT_TIMER ... REG_LVT_ERROR: lapic_write_lvt(lapic, reg - REG_LVT_TIMER, val); break;
+    case REG_INITIAL_COUNT: lapic_write_initial_count(lapic, val); break;
+    case REG_DIVIDE_CONFIG: lapic_write_divide(lapic, val); break;
+    case REG_SELF_IPI: self_ipi(lapic, (uint8_t)val); break;
+    default: break;
     }
 }
 
-/* ---- the xAPIC page ------------------------------------------------------------------------------------------------ */
+/* ---- the xAPIC page ---- */
 
 /* The register at an offset in the page; an offset that is none of a register is an error of its own. */
 static unsigned xapic_reg(struct lapic *lapic, uint32_t off)
@@ -265,7 +217,7 @@ void lapic_mmio_write(void *dev, uint32_t off, uint32_t val)
         reg_write(dev, reg, val & reg_info[reg].valid);
 }
 
-/* ---- MSRs ---------------------------------------------------------------------------------------------------------- */
+/* ---- MSRs ---- */
 
 int lapic_msr_read(void *dev, uint32_t msr, uint64_t *val)
 {

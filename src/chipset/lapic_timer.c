@@ -5,8 +5,6 @@
  * It is only ever a point in time that the vCPU asks for and, once it has
  * passed, reports back. The counter is not run but computed from that point.
  */
-#include <string.h>
-
 #include "chipset/lapic_priv.h"
 #include "os/clock.h"
 
@@ -19,6 +17,11 @@ static uint64_t now_ns(const struct lapic *lapic)
 
 static uint64_t tsc_now(const struct lapic *lapic) { return lapic->config.tsc_now(lapic->config.tsc_arg); }
 
+static uint64_t tsc_ns(const struct lapic *lapic)
+{
+    return lapic->config.tsc_to_ns(lapic->config.tsc_arg, lapic->s.tsc_deadline);
+}
+
 static unsigned mode(const struct lapic *lapic) { return LVT_TIMER_MODE(lapic->s.lvt[LVT_TIMER]); }
 
 /* log2 of the divisor: 000 is 2, 110 is 128, 111 is 1. */
@@ -28,15 +31,9 @@ static unsigned divide_shift(const struct lapic *lapic)
     return ((dcr & 3) + (dcr >> 1 & 4) + 1) & 7;
 }
 
-static uint64_t period_ns(const struct lapic *lapic)
-{
-    return (uint64_t)lapic->s.initial_count << divide_shift(lapic);
-}
+static uint64_t period_ns(const struct lapic *lapic) { return (uint64_t)lapic->s.initial_count << divide_shift(lapic); }
 
-static void deadline_changed(struct lapic *lapic)
-{
-    vcpu_raise(lapic->vcpu, VCPU_EV_TIMER);
-}
+static void deadline_changed(struct lapic *lapic) { vcpu_raise(lapic->vcpu, VCPU_EV_TIMER); }
 
 static void expire_periodic(struct lapic *lapic, uint64_t now)
 {
@@ -54,7 +51,10 @@ void lapic_timer_sync(struct lapic *lapic)
 {
     switch (mode(lapic)) {
     case TIMER_TSC_DEADLINE:
-        if (lapic->s.tsc_deadline == 0 || tsc_now(lapic) < lapic->s.tsc_deadline)
+        if (lapic->s.tsc_deadline == 0)
+            return;
+        /* Either clock will do: were they to differ by a rounding, the vCPU would else wait for a moment gone by. */
+        if (tsc_now(lapic) < lapic->s.tsc_deadline && now_ns(lapic) < tsc_ns(lapic))
             return;
         lapic->s.tsc_deadline = 0;
         break;
@@ -71,8 +71,7 @@ void lapic_timer_sync(struct lapic *lapic)
             lapic->deadline = NO_DEADLINE;
         break;
     }
-    default:
-        return;
+    default: return;
     }
     deadline_changed(lapic);
     lapic_fire(lapic, LVT_TIMER);
@@ -87,7 +86,7 @@ uint64_t lapic_timer_deadline(const struct lapic *lapic)
         return lapic->deadline;
     if (lapic->s.tsc_deadline == 0)
         return NO_DEADLINE;
-    return lapic->config.tsc_to_ns(lapic->config.tsc_arg, lapic->s.tsc_deadline);
+    return tsc_ns(lapic);
 }
 
 uint32_t lapic_timer_count(struct lapic *lapic)

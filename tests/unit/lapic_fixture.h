@@ -138,14 +138,15 @@ static inline void enable_all(struct rig *r)
 /* A fixed interrupt from outside, to physical id i. */
 static inline int inject(struct rig *r, unsigned i, uint8_t vector, bool level)
 {
-    struct apic_msg msg = { .dest = r->cpu[i].apic_id, .mode = APIC_FIXED, .vector = vector, .level = level, .wide = true };
+    struct apic_msg msg = {
+        .dest = r->cpu[i].apic_id, .mode = APIC_FIXED, .vector = vector, .level = level, .wide = true};
     return lapic_bus_deliver(&r->bus, msg);
 }
 
 /* Saves, wipes and loads an APIC in place. */
 static inline void reload(struct rig *r, unsigned i)
 {
-    struct state_blob blob = { 0 };
+    struct state_blob blob = {0};
     size_t pos = 0;
     assert_int_equal(lapic_save(&r->apic[i], &blob), 0);
     lapic_reset(&r->apic[i]);

@@ -68,7 +68,7 @@ static uint32_t rte_low(struct board *b, unsigned pin) { return reg(b, 0x10 + 2 
 
 static void reload_chip(struct board *b)
 {
-    struct state_blob blob = { 0 };
+    struct state_blob blob = {0};
     size_t pos = 0;
     assert_int_equal(ioapic_save(&b->chip, &blob), 0);
     ioapic_reset(&b->chip);
@@ -253,10 +253,11 @@ static void shared_vector(void **state)
     irq_set(&b->pin[18], true);
     takes(b, 0, 0x60);
     irq_set(&b->pin[18], false);
+    irq_set(&b->pin[16], false);
     eoi(b->r, 0);
+    assert_int_equal(rte_low(b, 18), 0x8060);
     assert_int_equal(rte_low(b, 16), 0xc050); /* the EOI of another vector is not theirs */
     takes(b, 0, 0x50);
-    irq_set(&b->pin[16], false);
     eoi(b->r, 0);
     takes(b, 0, 0x50); /* for 17 */
     irq_set(&b->pin[17], false);
@@ -341,7 +342,7 @@ static void delivery_modes(void **state)
     struct board *b = board_new(1);
     static const struct {
         uint32_t mode, event;
-    } modes[] = { { 2, 0 }, { 3, 0 }, { 4, VCPU_EV_NMI }, { 5, VCPU_EV_INIT }, { 6, 0 } };
+    } modes[] = {{2, 0}, {3, 0}, {4, VCPU_EV_NMI}, {5, VCPU_EV_INIT}, {6, 0}};
     for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
         for (uint32_t trigger = 0; trigger < 2; trigger++) {
             uint32_t low = modes[i].mode << 8 | trigger << 15 | 0x44;
@@ -380,7 +381,7 @@ static int pic_ack(void *arg)
 static void extint(void **state)
 {
     struct board *b = board_new(1);
-    struct two_vectors pic = { b, 2 };
+    struct two_vectors pic = {b, 2};
     lapic_bus_set_pic(&b->r->bus, pic_ack, &pic);
     irq_set(&b->pin[0], true);
     takes(b, 0, -1);
@@ -400,7 +401,7 @@ static void extint(void **state)
 static void broken_file(void **state)
 {
     struct board *b = board_new(1);
-    struct state_blob blob = { 0 };
+    struct state_blob blob = {0};
     set_rte(b, 3, 0x8077, 0);
     assert_int_equal(ioapic_save(&b->chip, &blob), 0);
     for (size_t len = 0; len < blob.len; len++) {
@@ -441,26 +442,20 @@ static void fuzz(void **state)
     for (uint64_t round = 1; round <= 20; round++) {
         uint64_t seed = round;
         struct board *b = board_new(2);
-        struct two_vectors pic = { b, 0 };
+        struct two_vectors pic = {b, 0};
         lapic_bus_set_pic(&b->r->bus, pic_ack, &pic);
         for (unsigned step = 0; step < 10000; step++) {
             uint32_t val = rnd(&seed);
             unsigned cpu = val >> 8 & 1;
             switch (val % 8) {
-            case 0:
-                bus_write(b->mmio, BASE + (rnd(&seed) & 0x5f), 1u << (rnd(&seed) & 3), rnd(&seed));
-                break;
+            case 0: bus_write(b->mmio, BASE + (rnd(&seed) & 0x5f), 1u << (rnd(&seed) & 3), rnd(&seed)); break;
             case 1:
             case 2:
                 set_rte(b, rnd(&seed) % IOAPIC_PINS, rnd(&seed) & 0x1ffff & ~(rnd(&seed) & 0x700u), rnd(&seed) & 0xff);
                 break;
-            case 3:
-                set_rte(b, rnd(&seed) % IOAPIC_PINS, 0x8010 | (rnd(&seed) & 0xe0), 0xff);
-                break;
+            case 3: set_rte(b, rnd(&seed) % IOAPIC_PINS, 0x8010 | (rnd(&seed) & 0xe0), 0xff); break;
             case 4:
-            case 5:
-                irq_set(&b->pin[rnd(&seed) % IOAPIC_PINS], rnd(&seed) & 1);
-                break;
+            case 5: irq_set(&b->pin[rnd(&seed) % IOAPIC_PINS], rnd(&seed) & 1); break;
             case 6: {
                 pic.left = val >> 16 & 1;
                 int v = ack(b->r, cpu);

@@ -39,7 +39,7 @@ static void bad_configuration(void **state)
     struct rig *r = rig_new(1, false);
     struct lapic apic;
     assert_int_equal(lapic_init(&apic, &r->cpu[0], &r->bus, &r->config), -EEXIST);
-    struct vcpu other = { .vm = &r->vm, .id = 1 };
+    struct vcpu other = {.vm = &r->vm, .id = 1};
     struct lapic_config config = r->config;
     config.phys_bits = 53;
     assert_int_equal(lapic_init(&apic, &other, &r->bus, &config), -EINVAL);
@@ -56,9 +56,9 @@ static void xapic_register_masks(void **state)
     static const struct {
         uint32_t off, want;
     } regs[] = {
-        { 0x20, 0 },           { 0x30, LAPIC_VERSION }, { 0xd0, 0xff000000 }, { 0xe0, 0xffffffff }, { 0x2f0, 0x107ff },
-        { 0x310, 0xff000000 }, { 0x320, 0x700ff },      { 0x330, 0x107ff },   { 0x340, 0x107ff },   { 0x350, 0x1a7ff },
-        { 0x360, 0x1a7ff },    { 0x370, 0x100ff },      { 0x3e0, 0xb },
+        {0x20, 0},           {0x30, LAPIC_VERSION}, {0xd0, 0xff000000}, {0xe0, 0xffffffff}, {0x2f0, 0x107ff},
+        {0x310, 0xff000000}, {0x320, 0x700ff},      {0x330, 0x107ff},   {0x340, 0x107ff},   {0x350, 0x1a7ff},
+        {0x360, 0x1a7ff},    {0x370, 0x100ff},      {0x3e0, 0xb},
     };
     struct rig *r = rig_new(1, false);
     enable(r, 0);
@@ -105,7 +105,7 @@ static void priorities(void **state)
     assert_int_equal(rd(r, 0, 0xa0), 0x40);
     assert_int_equal(pending(r, 0), -1);
     assert_int_equal(events(r, 0), 0);
-    eoi(r, 0); /* of 0x41 */
+    eoi(r, 0);                                    /* of 0x41 */
     assert_int_equal(events(r, 0), VCPU_EV_INTR); /* the vCPU hears of what its own EOI uncovers */
     assert_int_equal(ack(r, 0), 0x4f);
     eoi(r, 0);
@@ -137,6 +137,8 @@ static void task_priority(void **state)
     inject(r, 0, 0x51, false);
     assert_int_equal(ack(r, 0), 0x51);
     assert_int_equal(rd(r, 0, 0xa0), 0x50); /* ISRV is of a higher class than TPR */
+    wr(r, 0, 0x80, 0x55);
+    assert_int_equal(rd(r, 0, 0xa0), 0x55); /* of the same */
     wr(r, 0, 0x80, 0x61);
     assert_int_equal(rd(r, 0, 0xa0), 0x61);
     eoi(r, 0);
@@ -159,7 +161,7 @@ static void software_disable(void **state)
     /* Disabled after reset: fixed interrupts are refused, NMI, INIT and SIPI are not. */
     assert_int_equal(inject(r, 0, 0x40, false), 0);
     assert_int_equal(pending(r, 0), -1);
-    struct apic_msg msg = { .mode = APIC_NMI };
+    struct apic_msg msg = {.mode = APIC_NMI};
     assert_int_equal(lapic_bus_deliver(&r->bus, msg), 1);
     assert_int_equal(events(r, 0), VCPU_EV_NMI);
     msg.mode = APIC_INIT;
@@ -238,7 +240,7 @@ static void base_transitions(void **state)
     assert_int_equal(wrmsr(r, 0, 0x1b, off), 0);
     assert_false(lapic_intc_ops.page(&r->apic[0], &page));
     assert_int_equal(pending(r, 0), -1);
-    struct apic_msg msg = { .mode = APIC_NMI };
+    struct apic_msg msg = {.mode = APIC_NMI};
     events(r, 0);
     assert_int_equal(lapic_bus_deliver(&r->bus, msg), 0);
     assert_int_equal(events(r, 0), 0);
@@ -278,8 +280,8 @@ static void x2apic_msr_access(void **state)
     enable(r, 0);
     for (uint32_t msr = 0x800; msr <= 0x8ff; msr++) {
         bool reads = msr == 0x802 || msr == 0x803 || msr == 0x808 || msr == 0x80a || msr == 0x80d || msr == 0x80f ||
-                     (msr >= 0x810 && msr <= 0x828) || msr == 0x82f || msr == 0x830 ||
-                     (msr >= 0x832 && msr <= 0x839) || msr == 0x83e;
+                     (msr >= 0x810 && msr <= 0x828) || msr == 0x82f || msr == 0x830 || (msr >= 0x832 && msr <= 0x839) ||
+                     msr == 0x83e;
         bool writes = msr == 0x808 || msr == 0x80b || msr == 0x80f || msr == 0x828 || msr == 0x82f || msr == 0x830 ||
                       (msr >= 0x832 && msr <= 0x838) || msr == 0x83e || msr == 0x83f;
         uint64_t val;
@@ -293,15 +295,13 @@ static void x2apic_msr_access(void **state)
     static const struct {
         uint32_t msr, valid, with;
     } regs[] = {
-        { 0x808, 0xff, 0 },       { 0x80b, 0, 0 },          { 0x80f, 0x13ff, 0x100 }, { 0x828, 0, 0 },
-        { 0x82f, 0x117ff, 0 },    { 0x830, 0xcdfff, 0x40 }, { 0x832, 0x710ff, 0 },    { 0x833, 0x117ff, 0 },
-        { 0x834, 0x117ff, 0 },    { 0x835, 0x1f7ff, 0 },    { 0x836, 0x1f7ff, 0 },    { 0x837, 0x110ff, 0 },
-        { 0x838, 0xffffffff, 0 }, { 0x83e, 0xb, 0 },        { 0x83f, 0xff, 0x40 },
+        {0x808, 0xff, 0},       {0x80b, 0, 0},       {0x80f, 0x13ff, 0x100}, {0x828, 0, 0},       {0x82f, 0x117ff, 0},
+        {0x830, 0xcdfff, 0x40}, {0x832, 0x710ff, 0}, {0x833, 0x117ff, 0},    {0x834, 0x117ff, 0}, {0x835, 0x1f7ff, 0},
+        {0x836, 0x1f7ff, 0},    {0x837, 0x110ff, 0}, {0x838, 0xffffffff, 0}, {0x83e, 0xb, 0},     {0x83f, 0xff, 0x40},
     };
     for (size_t i = 0; i < ARRAY_LEN(regs); i++) {
         for (unsigned bit = 0; bit < 32; bit++)
-            assert_int_equal(wrmsr(r, 0, regs[i].msr, regs[i].with | 1u << bit),
-                             regs[i].valid >> bit & 1 ? 0 : -EPERM);
+            assert_int_equal(wrmsr(r, 0, regs[i].msr, regs[i].with | 1u << bit), regs[i].valid >> bit & 1 ? 0 : -EPERM);
     }
     uint64_t val;
     assert_int_equal(rdmsr(r, 0, 0x10, &val), -ENOENT);
@@ -415,7 +415,7 @@ static int fake_pic_ack(void *arg)
 static void virtual_wire(void **state)
 {
     struct rig *r = rig_new_ids(2, false, true, NULL);
-    struct fake_pic pic = { .lapic = &r->apic[0], .vector = { 9, 8 }, .n = 2 };
+    struct fake_pic pic = {.lapic = &r->apic[0], .vector = {9, 8}, .n = 2};
     lapic_bus_set_pic(&r->bus, fake_pic_ack, &pic);
     assert_int_equal(rd(r, 0, 0x350), 0x700);
     assert_int_equal(rd(r, 0, 0x360), 0x400);
@@ -465,9 +465,9 @@ static void virtual_wire(void **state)
 static void extint_message(void **state)
 {
     struct rig *r = rig_new(1, false);
-    struct fake_pic pic = { .vector = { 0x28 }, .n = 1 };
+    struct fake_pic pic = {.vector = {0x28}, .n = 1};
     lapic_bus_set_pic(&r->bus, fake_pic_ack, &pic);
-    struct apic_msg msg = { .mode = APIC_EXTINT };
+    struct apic_msg msg = {.mode = APIC_EXTINT};
     assert_int_equal(lapic_bus_deliver(&r->bus, msg), 0);
     enable(r, 0);
     assert_int_equal(lapic_bus_deliver(&r->bus, msg), 1);
@@ -594,8 +594,8 @@ static void log_eoi(void *arg, uint8_t vector)
 static void eoi_broadcast(void **state)
 {
     struct rig *r = rig_new(1, false);
-    struct eoi_log eois = { .n = 0 };
-    struct apic_eoi_sink sink = { .eoi = log_eoi, .dev = &eois };
+    struct eoi_log eois = {.n = 0};
+    struct apic_eoi_sink sink = {.eoi = log_eoi, .dev = &eois};
     assert_int_equal(lapic_bus_add_sink(&r->bus, sink), 0);
     enable(r, 0);
     inject(r, 0, 0x51, true);
@@ -631,7 +631,7 @@ static void init_signal(void **state)
 {
     for (int x2apic = 0; x2apic < 2; x2apic++) {
         struct rig *r = rig_new_ids(2, x2apic, true, NULL);
-        struct fake_pic pic = { .vector = { 0x20 }, .n = 1 };
+        struct fake_pic pic = {.vector = {0x20}, .n = 1};
         lapic_bus_set_pic(&r->bus, fake_pic_ack, &pic);
         uint64_t base = msr_val(r, 1, 0x1b);
         assert_int_equal(base, x2apic ? 0xfee00c00 : 0xfee00800);
@@ -682,7 +682,7 @@ static void save_and_load(void **state)
     uint32_t before[0x40], after[0x40];
     for (uint32_t i = 0; i < 0x40; i++)
         before[i] = i == 0x28 ? 0 : rd(r, 1, i * 16);
-    struct state_blob blob = { 0 };
+    struct state_blob blob = {0};
     assert_int_equal(lapic_save(&r->apic[1], &blob), 0);
     lapic_reset(&r->apic[1]);
     assert_int_equal(rd(r, 1, 0xf0), 0xff);
@@ -750,7 +750,7 @@ static void fuzz(void **state)
     for (uint64_t round = 1; round <= 40; round++) {
         uint64_t seed = round;
         struct rig *r = rig_new(3, round & 1);
-        struct fake_pic pic = { .lapic = &r->apic[0], .n = 0 };
+        struct fake_pic pic = {.lapic = &r->apic[0], .n = 0};
         if (round & 2)
             lapic_bus_set_pic(&r->bus, fake_pic_ack, &pic);
         if (round & 4)
@@ -762,31 +762,17 @@ static void fuzz(void **state)
                 val &= 0x1e7ff;
             switch (rnd(&seed) % 12) {
             case 0:
-            case 1:
-                wr(r, i, rnd(&seed) % 0x44 * 16, val);
-                break;
+            case 1: wr(r, i, rnd(&seed) % 0x44 * 16, val); break;
             case 2:
             case 3:
                 wrmsr(r, i, 0x800 + rnd(&seed) % 0x44, rnd(&seed) & 1 ? val : (uint64_t)rnd(&seed) << 32 | val);
                 break;
-            case 4:
-                wrmsr(r, i, 0x1b, 0xfee00000 | (val & (rnd(&seed) % 8 ? 0xc00 : 0xfff)));
-                break;
-            case 5:
-                wrmsr(r, i, 0x6e0, rnd(&seed) & 1 ? val : UINT64_MAX);
-                break;
-            case 6:
-                lapic_bus_msi(&r->bus, 0xfee00000 | (val & 0x3f00c), rnd(&seed) & 0xffff);
-                break;
-            case 7:
-                lapic_set_lint(&r->apic[i], val & 1, val & 2);
-                break;
-            case 8:
-                r->now += rnd(&seed) % 8 ? val & 0xffff : (uint64_t)val << 8;
-                break;
-            case 9:
-                expire(r, i);
-                break;
+            case 4: wrmsr(r, i, 0x1b, 0xfee00000 | (val & (rnd(&seed) % 8 ? 0xc00 : 0xfff))); break;
+            case 5: wrmsr(r, i, 0x6e0, rnd(&seed) & 1 ? val : UINT64_MAX); break;
+            case 6: lapic_bus_msi(&r->bus, 0xfee00000 | (val & 0x3f00c), rnd(&seed) & 0xffff); break;
+            case 7: lapic_set_lint(&r->apic[i], val & 1, val & 2); break;
+            case 8: r->now += rnd(&seed) % 8 ? val & 0xffff : (uint64_t)val << 8; break;
+            case 9: expire(r, i); break;
             case 10: {
                 int want = pending(r, i);
                 r->cpu[i].events &= ~(uint32_t)VCPU_EV_INTR;

@@ -173,7 +173,7 @@ static void shorthands(void **state)
         struct rig *r = rig_new(5, x2);
         enable_all(r);
         for (uint32_t sh = 1; sh <= 3; sh++) {
-            static const uint64_t want[] = { 0, 1 << 2, 0x1f, 0x1b };
+            static const uint64_t want[] = {0, 1 << 2, 0x1f, 0x1b};
             uint32_t low = sh << 18;
             any_ipi(r, 2, low | 0x60, 4);
             assert_int_equal(who_has(r, 0x60), want[sh]);
@@ -377,7 +377,7 @@ static void concurrent_senders(void **state)
 {
     struct rig *r = rig_new(3, false);
     static _Atomic uint32_t sent[256];
-    struct sender s[2] = { { r, 1, sent }, { r, 2, sent } };
+    struct sender s[2] = {{r, 1, sent}, {r, 2, sent}};
     pthread_t t[2];
     enable_all(r);
     r->cpu[0].events = 0;
@@ -443,12 +443,10 @@ static void concurrent_wire(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(physical),         cmocka_unit_test(logical_flat),
-        cmocka_unit_test(logical_cluster),  cmocka_unit_test(x2apic),
-        cmocka_unit_test(mixed_modes),      cmocka_unit_test(shorthands),
-        cmocka_unit_test(delivery_modes),   cmocka_unit_test(lowest_priority),
-        cmocka_unit_test(msi),              cmocka_unit_test(redirected),
-        cmocka_unit_test(holes_in_the_bus), cmocka_unit_test(concurrent_senders),
+        cmocka_unit_test(physical),        cmocka_unit_test(logical_flat),     cmocka_unit_test(logical_cluster),
+        cmocka_unit_test(x2apic),          cmocka_unit_test(mixed_modes),      cmocka_unit_test(shorthands),
+        cmocka_unit_test(delivery_modes),  cmocka_unit_test(lowest_priority),  cmocka_unit_test(msi),
+        cmocka_unit_test(redirected),      cmocka_unit_test(holes_in_the_bus), cmocka_unit_test(concurrent_senders),
         cmocka_unit_test(concurrent_wire),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,7 +54,7 @@ static void one_shot(void **state)
 
 static void divisors(void **state)
 {
-    static const uint32_t dcr[] = { 0xb, 0x0, 0x1, 0x2, 0x3, 0x8, 0x9, 0xa };
+    static const uint32_t dcr[] = {0xb, 0x0, 0x1, 0x2, 0x3, 0x8, 0x9, 0xa};
     for (unsigned shift = 0; shift < ARRAY_LEN(dcr); shift++) {
         struct rig *r = timer_rig(0, dcr[shift]);
         uint64_t t0 = r->now;
@@ -236,6 +236,20 @@ static void tsc_deadline(void **state)
     rig_free(r);
 }
 
+/* A conversion that rounds down must not make the vCPU wait for a deadline that has passed. */
+static uint64_t rounding_down(void *arg, uint64_t tsc) { return (tsc - TSC_START) / TSC_PER_NS; }
+
+static void tsc_rounding(void **state)
+{
+    struct rig *r = timer_rig(0x40000, 0xb);
+    r->apic[0].config.tsc_to_ns = rounding_down;
+    assert_int_equal(wrmsr(r, 0, 0x6e0, rig_tsc_now(r) + 2001), 0);
+    r->now = deadline(r, 0);
+    expire(r, 0);
+    take(r);
+    rig_free(r);
+}
+
 static void mode_changes(void **state)
 {
     /* TSC-deadline to one-shot disarms, and back does not bring it back. */
@@ -320,7 +334,7 @@ static void load_on_another_host(void **state)
     struct rig *r = timer_rig(0x20000, 0x0);
     wr(r, 0, 0x380, 500000);
     r->now += 300000;
-    struct state_blob blob = { 0 };
+    struct state_blob blob = {0};
     assert_int_equal(lapic_save(&r->apic[0], &blob), 0);
     r->now = 17;
     lapic_reset(&r->apic[0]);
@@ -350,15 +364,49 @@ static void guest_moves_its_tsc(void **state)
     rig_free(r);
 }
 
+/* Without a clock of the test's own: the host's, which has slept. */
+static void host_slept(void **state)
+{
+    struct rig *r = rig_new(1, false);
+    struct vcpu cpu = {.vm = &r->vm, .id = 1, .apic_id = 1};
+    struct lapic apic;
+    struct lapic_config config = r->config;
+    config.clock_ns = NULL;
+    assert_int_equal(lapic_init(&apic, &cpu, &r->bus, &config), 0);
+    lapic_intc_ops.mmio_write(&apic, 0xf0, 0x1ff);
+    lapic_intc_ops.mmio_write(&apic, 0x3e0, 0xa); /* by 128 */
+    lapic_intc_ops.mmio_write(&apic, 0x320, 0x20000 | TIMER_VEC);
+    lapic_intc_ops.mmio_write(&apic, 0x380, 4000000000u); /* 512 s */
+    uint64_t first = lapic_intc_ops.deadline(&apic);
+    lapic_intc_ops.expire(&apic);
+    assert_int_equal(lapic_intc_ops.pending(&apic), -1);
+    os_clock_jump(100000 * NS_PER_S);
+    lapic_intc_ops.expire(&apic);
+    assert_int_equal(lapic_intc_ops.ack(&apic), TIMER_VEC);
+    lapic_intc_ops.mmio_write(&apic, 0xb0, 0);
+    lapic_intc_ops.expire(&apic);
+    assert_int_equal(lapic_intc_ops.pending(&apic), -1);
+    assert_int_equal((lapic_intc_ops.deadline(&apic) - first) % (512 * NS_PER_S), 0);
+    assert_true(lapic_intc_ops.deadline(&apic) > os_clock_ns());
+    rig_free(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_shot),       cmocka_unit_test(divisors),
-        cmocka_unit_test(periodic),       cmocka_unit_test(periodic_too_short),
-        cmocka_unit_test(masked),         cmocka_unit_test(tsc_deadline),
-        cmocka_unit_test(mode_changes),   cmocka_unit_test(reset_stops),
-        cmocka_unit_test(illegal_vector), cmocka_unit_test(load_on_another_host),
+        cmocka_unit_test(one_shot),
+        cmocka_unit_test(divisors),
+        cmocka_unit_test(periodic),
+        cmocka_unit_test(periodic_too_short),
+        cmocka_unit_test(masked),
+        cmocka_unit_test(tsc_deadline),
+        cmocka_unit_test(mode_changes),
+        cmocka_unit_test(reset_stops),
+        cmocka_unit_test(illegal_vector),
+        cmocka_unit_test(load_on_another_host),
         cmocka_unit_test(guest_moves_its_tsc),
+        cmocka_unit_test(host_slept),
+        cmocka_unit_test(tsc_rounding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
