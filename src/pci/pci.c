@@ -39,7 +39,8 @@ static void dev_write(struct pci_dev *d, unsigned off, unsigned size, uint32_t v
     memcpy(old, d->s.cfg + (off & ~3u), sizeof(old));
     for (unsigned i = off; i < off + size; i++, val >>= 8) {
         uint8_t byte = (uint8_t)val;
-        d->s.cfg[i] = (uint8_t)((d->s.cfg[i] & ~d->wmask[i]) | (byte & d->wmask[i])) & (uint8_t)~(byte & d->w1cmask[i]);
+        byte = (uint8_t)(((d->s.cfg[i] & ~d->wmask[i]) | (byte & d->wmask[i])) & ~(byte & d->w1cmask[i]));
+        __atomic_store_n(&d->s.cfg[i], byte, __ATOMIC_SEQ_CST); /* route.c looks at the command register */
     }
     if ((off & ~3u) == PCI_COMMAND)
         pci_intx_sync(d);
