@@ -41,14 +41,19 @@ enum form_pattern {
     PAT_R_R8, PAT_R_M8,    /* the source alone is of 8 bits: MOVZX, MOVSX, CRC32 */
     PAT_S, PAT_R_S, PAT_M_S, PAT_S_R, PAT_S_M, PAT_R_C, PAT_C_R, PAT_R_D, PAT_D_R,
     /* Far branches (meta.branch_type FAR) match these and nothing else: ptr16:16/32 (imm = offset, disp = selector), m16:n, RETF, RETF imm. */
-    PAT_FAR_P, PAT_FAR_M, PAT_FAR, PAT_FAR_I,
+    PAT_FAR_P, PAT_FAR_M, PAT_FAR, PAT_FAR_I, /* the last ones: lower.c compares */
 };
 
-enum { FORM_LOCK = 1 /* LOCK allowed on the memory form; a row without it does not match when there is one */, FORM_NO64 = 2 /* #UD in 64-bit mode */, FORM_ONLY64 = 4,
-       FORM_END = 8 /* ends a block: the handler always leaves by NULL or a chain */,
-       FORM_NOFUZZ = 16 /* privileged or not reproducible natively */,
-       FORM_EA64 = 32 /* a fast variant: matches memory operands of kind EA_64 only */,
-       FORM_NEAR = 64 /* a fast variant: 64-bit mode, the branch target lies in the same page */ };
+enum {
+    FORM_LOCK = 1,    /* LOCK allowed on the memory form; a row without does not match it */
+    FORM_NO64 = 2,    /* #UD in 64-bit mode */
+    FORM_ONLY64 = 4,
+    FORM_END = 8,     /* ends a block: the handler always leaves by NULL or a chain */
+    FORM_NOFUZZ = 16, /* privileged or not reproducible natively */
+    FORM_EA64 = 32,   /* a fast variant: matches memory operands of kind EA_64 only */
+    FORM_BASE = 128,  /* a faster variant: kind EA_64 without an index register */
+    FORM_NEAR = 64,   /* a fast variant: RIP is not truncated, the branch target lies in the same page */
+};
 
 struct form {
     uint16_t mnemonic; /* ZydisMnemonic */
@@ -64,7 +69,7 @@ struct form_table {
     size_t nrows;
 };
 extern const struct form_table forms_alu, forms_mov, forms_shift, forms_muldiv, forms_bits, forms_stack, forms_branch, forms_string;
-extern const struct form_table forms_system, forms_segment, forms_far, forms_io, forms_state;
+extern const struct form_table forms_system, forms_control, forms_segment, forms_far, forms_call, forms_io, forms_state;
 
 /*
  * An instruction taken apart by Zydis, in the mode given: see x86/decode.h.
@@ -78,9 +83,8 @@ void lower_insn(struct cpu *, const struct insn *, unsigned page_off, struct op 
 /* x87, MMX, SSE, AVX: cpu/interp/vec.c. False if it is not one of its. */
 bool vec_lower(struct cpu *, const struct insn *, struct op *op);
 
-/* All rows of a mnemonic: writes up to n pointers in table order, returns how many. */
-size_t form_rows(ZydisMnemonic, const struct form *rows[], size_t n);
-#define FORM_ROWS_MAX 40 /* no mnemonic has more */
+/* All rows of a mnemonic, in the order of the tables: their number, and *rows to the first. Any thread. */
+size_t form_rows(ZydisMnemonic, const struct form *const **rows);
 
 /* Handlers that others use. */
 op_fn op_ud; /* raises #UD */
