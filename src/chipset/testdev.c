@@ -123,7 +123,7 @@ static void gsi_write(void *dev, uint64_t off, unsigned size, uint64_t val)
     pthread_mutex_unlock(t->lock);
 }
 
-static const struct io_ops gsi_ops = {.read = gsi_read, .write = gsi_write, .sizes = 1 | 2 | 4};
+static const struct io_ops gsi_ops = {.read = gsi_read, .write = gsi_write, .sizes = 1}; /* a port a line */
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
 
@@ -138,12 +138,11 @@ int testdev_init(struct testdev *t, struct bus *pio, struct bus *mmio, struct gu
     t->arg = w->arg;
     t->lock = lock;
     memcpy(t->gsi, w->gsi, sizeof(t->gsi));
-    /* A write of any size is one write to one line: three more ports, or the bus would split an outl to the last ones. */
     const struct io_range ports[] = {
         {.base = PORT_REG, .len = 4, .ops = &reg_ops, .dev = t, .name = "pc-testdev register"},
         {.base = PORT_PAGE, .len = 4, .ops = &page_ops, .dev = t, .name = "pc-testdev page"},
         {.base = PORT_EXIT, .len = 4, .ops = &exit_ops, .dev = t, .name = "pc-testdev exit"},
-        {.base = PORT_GSI, .len = TESTDEV_GSIS + 3, .ops = &gsi_ops, .dev = t, .name = "pc-testdev irq"},
+        {.base = PORT_GSI, .len = TESTDEV_GSIS, .ops = &gsi_ops, .dev = t, .name = "pc-testdev irq"},
     };
     int err = bus_add(mmio, &(struct io_range){.base = TESTDEV_MMIO, .len = TESTDEV_MMIO_LEN, .ops = &mmio_ops, .dev = t,
                                                .name = "pc-testdev memory"});
