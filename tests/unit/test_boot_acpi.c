@@ -250,6 +250,42 @@ static void iasl_accepts(void **state)
     tmp_remove(dir);
 }
 
+/* acpiexec runs the methods: a link that is routed, asked and switched off; _PRT in both interrupt models. */
+static void methods_run(void **state)
+{
+    struct fixture *f = *state;
+    NEED_TOOL("acpiexec", "acpica-tools");
+    char *dir = tmp_make(), path[300];
+    uint32_t len;
+    f->p.nintx = 64; /* acpiexec takes no _PRT of more than 16 KiB */
+    build(f);
+    const uint8_t *dsdt = table(f, "DSDT", &len);
+    snprintf(path, sizeof(path), "%s/DSDT.aml", dir);
+    put_file(path, dsdt, len);
+    static const struct {
+        const char *commands, *expected; /* lines of its output, without blanks at their ends */
+    } cases[] = {
+        {"\\_SB.LNKA._SRS (23 00 08 18 79 00);execute \\_SB.LNKA._CRS", "0000: 23 00 08 18 79 00"},
+        {"\\_SB.LNKH._SRS (23 20 00 18 79 00);execute \\_SB.LNKH._CRS", "0000: 23 20 00 18 79 00"},
+        {"\\_SB.LNKB._SRS (23 00 00 18 79 00);execute \\_SB.LNKB._STA", "= 0000000000000009"},
+        {"\\_SB.LNKC._DIS;execute \\_SB.LNKC._CRS", "0000: 23 00 00 18 79 00"},
+        {"\\_SB.LNKC._DIS;execute \\_SB.LNKC._STA", "= 0000000000000009"},
+        {"\\_SB.LNKC._SRS (23 00 08 18 79 00);execute \\_SB.LNKC._STA", "= 000000000000000B"},
+        {"\\_PIC 0;execute \\_SB.PCI0._PRT", "LNKA"},
+        {"\\_PIC 1;execute \\_SB.PCI0._PRT", "= 0000000000000017"},
+        {"\\_S5", "= 0000000000000005"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        if (run("cd '%s' && acpiexec -di -b 'execute %s' DSDT.aml >out 2>&1 && grep -q -- '%s' out && "
+                "! grep -E 'Warning|Error|Exception' out",
+                dir, cases[i].commands, cases[i].expected)) {
+            run("cat '%s/out' >&2", dir);
+            fail_msg("%s: no \"%s\"", cases[i].commands, cases[i].expected);
+        }
+    }
+    tmp_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -260,6 +296,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refusals, setup, teardown),
         cmocka_unit_test(aml_encodings),
         cmocka_unit_test_setup_teardown(iasl_accepts, setup, teardown),
+        cmocka_unit_test_setup_teardown(methods_run, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
