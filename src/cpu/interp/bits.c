@@ -327,7 +327,7 @@ static bool random_word(struct cpu *cpu, uint64_t *out)
     HANDLER(random##bits)                                                                                              \
     {                                                                                                                  \
         uint64_t v = 0;                                                                                                \
-        bool ok = random_word(cpu, &v);                                                                                   \
+        bool ok = random_word(cpu, &v);                                                                                \
         cpu_set_arith_flags(cpu, ok ? RFL_CF : 0);                                                                     \
         set##bits(cpu, op->reg, (uint##bits##_t)v);                                                                    \
         return op + 1;                                                                                                 \
