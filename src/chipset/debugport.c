@@ -22,10 +22,7 @@ static void post_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 static const struct io_ops post_ops = {.read = post_read, .write = post_write, .sizes = 1};
 
 /* How a guest tells that the console is there. */
-static uint64_t console_read(void *dev, uint64_t off, unsigned size)
-{
-    return 0xe9;
-}
+static uint64_t console_read(void *dev, uint64_t off, unsigned size) { return 0xe9; }
 
 static void console_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 {
@@ -59,15 +56,9 @@ void debugport_fini(struct debugport *d)
         bus_remove(d->pio, ports[i].port, d);
 }
 
-void debugport_reset(struct debugport *d)
-{
-    state_reset(&debugport_desc, &d->s);
-}
+void debugport_reset(struct debugport *d) { state_reset(&debugport_desc, &d->s); }
 
-int debugport_save(struct debugport *d, struct state_blob *out)
-{
-    return state_save(&debugport_desc, &d->s, out);
-}
+int debugport_save(struct debugport *d, struct state_blob *out) { return state_save(&debugport_desc, &d->s, out); }
 
 int debugport_load(struct debugport *d, const uint8_t *data, size_t len, size_t *pos)
 {

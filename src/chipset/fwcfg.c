@@ -146,10 +146,7 @@ static uint64_t dma_read(void *dev, uint64_t off, unsigned size)
     return off + size <= 8 ? get_le(sig + off, size) : size_mask(size);
 }
 
-static uint32_t swap32(uint64_t v)
-{
-    return __builtin_bswap32((uint32_t)v);
-}
+static uint32_t swap32(uint64_t v) { return __builtin_bswap32((uint32_t)v); }
 
 static void dma_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 {
@@ -346,10 +343,11 @@ int fwcfg_init(struct fwcfg *f, struct bus *pio, struct guest_mem *mem, unsigned
     if (!err)
         err = build_directory(f);
     if (!err)
-        err = bus_add(pio, &(struct io_range){
-                               .base = PORT_SELECTOR, .len = 2, .ops = &port_ops, .dev = f, .name = "fw_cfg"});
+        err = bus_add(
+            pio, &(struct io_range){.base = PORT_SELECTOR, .len = 2, .ops = &port_ops, .dev = f, .name = "fw_cfg"});
     if (!err)
-        err = bus_add(pio, &(struct io_range){.base = PORT_DMA, .len = 8, .ops = &dma_ops, .dev = f, .name = "fw_cfg DMA"});
+        err = bus_add(pio,
+                      &(struct io_range){.base = PORT_DMA, .len = 8, .ops = &dma_ops, .dev = f, .name = "fw_cfg DMA"});
     if (err)
         fwcfg_fini(f);
     return err;

@@ -19,16 +19,16 @@
 #define FWCFG_MAX_SIZE (UINT32_C(256) << 20) /* of one item */
 
 enum { /* keys */
-    FWCFG_SIGNATURE = 0x00,
-    FWCFG_ID = 0x01,
-    FWCFG_UUID = 0x02,
-    FWCFG_RAM_SIZE = 0x03,
-    FWCFG_NOGRAPHIC = 0x04,
-    FWCFG_NB_CPUS = 0x05,
-    FWCFG_BOOT_MENU = 0x0e,
-    FWCFG_MAX_CPUS = 0x0f,
-    FWCFG_FILE_DIR = 0x19,
-    FWCFG_FILE_FIRST = 0x20,
+       FWCFG_SIGNATURE = 0x00,
+       FWCFG_ID = 0x01,
+       FWCFG_UUID = 0x02,
+       FWCFG_RAM_SIZE = 0x03,
+       FWCFG_NOGRAPHIC = 0x04,
+       FWCFG_NB_CPUS = 0x05,
+       FWCFG_BOOT_MENU = 0x0e,
+       FWCFG_MAX_CPUS = 0x0f,
+       FWCFG_FILE_DIR = 0x19,
+       FWCFG_FILE_FIRST = 0x20,
 };
 
 struct fwcfg_state {

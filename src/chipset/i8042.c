@@ -6,8 +6,14 @@
  */
 #include "chipset/i8042.h"
 
-enum { STATUS_OBF = 0x01, STATUS_SYS = 0x04, STATUS_CMD = 0x08, STATUS_UNLOCKED = 0x10, STATUS_AUX = 0x20,
-       STATUS_TIMEOUT = 0x40 };
+enum {
+    STATUS_OBF = 0x01,
+    STATUS_SYS = 0x04,
+    STATUS_CMD = 0x08,
+    STATUS_UNLOCKED = 0x10,
+    STATUS_AUX = 0x20,
+    STATUS_TIMEOUT = 0x40
+};
 enum { CTR_IRQ1 = 0x01, CTR_IRQ12 = 0x02, CTR_SYS = 0x04, CTR_KBD_OFF = 0x10, CTR_AUX_OFF = 0x20, CTR_MASK = 0x7f };
 enum { OUT_RESET = 0x01, OUT_A20 = 0x02, OUT_IRQ1 = 0x10, OUT_IRQ12 = 0x20 };
 enum { EMPTY, FROM_KBD, FROM_AUX };
@@ -58,53 +64,34 @@ static void command(struct i8042 *k, uint8_t cmd)
 {
     k->s.expect = 0;
     switch (cmd) {
-    case 0x20 ... 0x3f:
-        answer(k, FROM_KBD, k->s.ram[cmd - 0x20]);
-        break;
+    case 0x20 ... 0x3f: answer(k, FROM_KBD, k->s.ram[cmd - 0x20]); break;
     case 0x60 ... 0x7f: /* write RAM */
     case 0xd1:          /* write output port */
     case 0xd2:          /* write as if from the keyboard */
     case 0xd3:          /* write as if from the auxiliary device */
-    case 0xd4:          /* write to the auxiliary device */
-        k->s.expect = cmd;
-        break;
-    case 0xa7:
-        k->s.ram[0] |= CTR_AUX_OFF;
-        break;
-    case 0xa8:
-        k->s.ram[0] &= (uint8_t)~CTR_AUX_OFF;
-        break;
+    case 0xd4: /* write to the auxiliary device */ k->s.expect = cmd; break;
+    case 0xa7: k->s.ram[0] |= CTR_AUX_OFF; break;
+    case 0xa8: k->s.ram[0] &= (uint8_t)~CTR_AUX_OFF; break;
     case 0xaa: /* self-test */
         k->s.ram[0] |= CTR_SYS;
         answer(k, FROM_KBD, 0x55);
         break;
     case 0xa9: /* interface tests: clock and data lines are all right */
-    case 0xab:
-        answer(k, FROM_KBD, 0x00);
-        break;
-    case 0xad:
-        k->s.ram[0] |= CTR_KBD_OFF;
-        break;
-    case 0xae:
-        k->s.ram[0] &= (uint8_t)~CTR_KBD_OFF;
-        break;
-    case 0xc0: /* input port: keyboard not locked */
-        answer(k, FROM_KBD, 0x80);
-        break;
+    case 0xab: answer(k, FROM_KBD, 0x00); break;
+    case 0xad: k->s.ram[0] |= CTR_KBD_OFF; break;
+    case 0xae: k->s.ram[0] &= (uint8_t)~CTR_KBD_OFF; break;
+    case 0xc0: /* input port: keyboard not locked */ answer(k, FROM_KBD, 0x80); break;
     case 0xd0: /* output port, with the buffer's state in its interrupt bits */
-        answer(k, FROM_KBD, (uint8_t)((k->s.out_port & ~(OUT_IRQ1 | OUT_IRQ12)) |
-                                      (k->s.out_full == FROM_KBD ? OUT_IRQ1 : 0) |
-                                      (k->s.out_full == FROM_AUX ? OUT_IRQ12 : 0)));
+        answer(k, FROM_KBD,
+               (uint8_t)((k->s.out_port & ~(OUT_IRQ1 | OUT_IRQ12)) | (k->s.out_full == FROM_KBD ? OUT_IRQ1 : 0) |
+                         (k->s.out_full == FROM_AUX ? OUT_IRQ12 : 0)));
         break;
-    case 0xe0: /* test inputs */
-        answer(k, FROM_KBD, 0x00);
-        break;
+    case 0xe0: /* test inputs */ answer(k, FROM_KBD, 0x00); break;
     case 0xf0 ... 0xff: /* pulses the output port's low bits that are 0 in the command: bit 0 is the reset line */
         if (!(cmd & OUT_RESET))
             k->reset(k->arg);
         break;
-    default: /* the controller ignores what it does not know */
-        break;
+    default: /* the controller ignores what it does not know */ break;
     }
 }
 
@@ -117,24 +104,12 @@ static void data(struct i8042 *k, uint8_t v)
         k->s.ram[0] = v & CTR_MASK;
         update_lines(k);
         break;
-    case 0x61 ... 0x7f:
-        k->s.ram[cmd - 0x60] = v;
-        break;
-    case 0xd1:
-        write_out_port(k, v);
-        break;
-    case 0xd2:
-        answer(k, FROM_KBD, v);
-        break;
-    case 0xd3:
-        answer(k, FROM_AUX, v);
-        break;
-    case 0xd4:
-        nobody_there(k, FROM_AUX);
-        break;
-    default:
-        nobody_there(k, FROM_KBD);
-        break;
+    case 0x61 ... 0x7f: k->s.ram[cmd - 0x60] = v; break;
+    case 0xd1: write_out_port(k, v); break;
+    case 0xd2: answer(k, FROM_KBD, v); break;
+    case 0xd3: answer(k, FROM_AUX, v); break;
+    case 0xd4: nobody_there(k, FROM_AUX); break;
+    default: nobody_there(k, FROM_KBD); break;
     }
 }
 
@@ -186,8 +161,8 @@ static const struct io_ops command_ops = {.read = status_read, .write = command_
 
 int i8042_init(struct i8042 *k, struct bus *pio, const struct i8042_wires *w, pthread_mutex_t *lock)
 {
-    *k = (struct i8042){.pio = pio, .irq1 = w->irq1, .irq12 = w->irq12, .a20 = w->a20, .reset = w->reset, .arg = w->arg,
-                        .lock = lock};
+    *k = (struct i8042){
+        .pio = pio, .irq1 = w->irq1, .irq12 = w->irq12, .a20 = w->a20, .reset = w->reset, .arg = w->arg, .lock = lock};
     i8042_reset(k);
     int err = bus_add(pio, &(struct io_range){.base = 0x60, .len = 1, .ops = &data_ops, .dev = k, .name = "i8042"});
     if (err)

@@ -13,12 +13,12 @@
 #include "core/state.h"
 
 struct i8042_state {
-    uint8_t ram[32];   /* [0]: the command byte */
-    uint8_t status;    /* but for what follows from the rest */
-    uint8_t out;       /* output buffer */
-    uint8_t out_full;  /* 0 empty, 1 from the keyboard's side or the controller, 2 from the auxiliary device's */
+    uint8_t ram[32];  /* [0]: the command byte */
+    uint8_t status;   /* but for what follows from the rest */
+    uint8_t out;      /* output buffer */
+    uint8_t out_full; /* 0 empty, 1 from the keyboard's side or the controller, 2 from the auxiliary device's */
     uint8_t out_port;
-    uint8_t expect;    /* the command that the next byte at 0x60 belongs to, or 0 */
+    uint8_t expect; /* the command that the next byte at 0x60 belongs to, or 0 */
 };
 
 struct i8042 {

@@ -64,10 +64,7 @@ int resetctl_init(struct resetctl *r, struct bus *pio, void (*reset)(void *arg),
     return bus_add(pio, &(struct io_range){.base = 0x92, .len = 1, .ops = &port92_ops, .dev = r, .name = "port 92"});
 }
 
-void resetctl_fini(struct resetctl *r)
-{
-    bus_remove(r->pio, 0x92, r);
-}
+void resetctl_fini(struct resetctl *r) { bus_remove(r->pio, 0x92, r); }
 
 void resetctl_reset(struct resetctl *r)
 {

@@ -19,9 +19,9 @@
 #include "os/clock.h"
 #include "util/bytes.h"
 
-#define FLUSH_NS (NS_PER_S / 1000)  /* output waits this long for more of it */
-#define STALL_NS (NS_PER_S / 2)     /* a pty that takes nothing for so long has no reader */
-#define CLOSE_NS (2 * NS_PER_S)     /* serial_close() waits this long for a slow reader */
+#define FLUSH_NS (NS_PER_S / 1000) /* output waits this long for more of it */
+#define STALL_NS (NS_PER_S / 2)    /* a pty that takes nothing for so long has no reader */
+#define CLOSE_NS (2 * NS_PER_S)    /* serial_close() waits this long for a slow reader */
 
 static const struct serial_backend *const backends[] = {
     &serial_stdio, &serial_autopty, &serial_tty, &serial_tcp, &serial_file, &serial_null,
@@ -354,15 +354,9 @@ void serial_attach(struct serial *s, const struct serial_user *user, void *arg)
         user->rx_ready(arg);
 }
 
-const char *serial_where(const struct serial *s)
-{
-    return s->where;
-}
+const char *serial_where(const struct serial *s) { return s->where; }
 
-bool serial_needs_network(const struct serial *s)
-{
-    return s->sock;
-}
+bool serial_needs_network(const struct serial *s) { return s->sock; }
 
 /* ---- open and close --------------------------------------------------------------------------------------------- */
 
@@ -394,7 +388,8 @@ int serial_open(struct serial **out, const char *spec, struct loop *loop, char *
     if (!backend)
         return serial_fail(why, n, -EINVAL,
                            "serial backend \"%s\" is not known; there are stdio, autopty[=LINK], /dev/NAME, "
-                           "tcp=[ADDR:]PORT, file=PATH and null", spec);
+                           "tcp=[ADDR:]PORT, file=PATH and null",
+                           spec);
     if (arg && arg[0] == '\0')
         return serial_fail(why, n, -EINVAL, "serial backend \"%s\": nothing after '='; it is written %s", spec,
                            backend->usage);

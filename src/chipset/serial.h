@@ -27,7 +27,8 @@ struct serial;
 
 /* The device at the guest's end. Both are called on the loop's thread, with no lock of the serial's held. */
 struct serial_user {
-    void (*rx_ready)(void *arg); /* there is input, after serial_read() gave less than was asked (or was never called) */
+    void (*rx_ready)(
+        void *arg); /* there is input, after serial_read() gave less than was asked (or was never called) */
     void (*tx_ready)(void *arg); /* there is room, after serial_write() took less than it was given */
 };
 

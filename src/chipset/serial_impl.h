@@ -42,7 +42,7 @@ struct serial {
     const struct serial_user *user;
     void *user_arg;
 
-    int in_fd, out_fd; /* -1: no input; output is taken and dropped */
+    int in_fd, out_fd;                    /* -1: no input; output is taken and dropped */
     struct loop_fd *in_watch, *out_watch; /* one and the same if in_fd == out_fd */
     bool sock;                            /* they are a socket: MSG_DONTWAIT */
     uint32_t out_chunk;                   /* at most this many bytes a write(2): see serial_stdio.c */

@@ -73,7 +73,8 @@ static int stdio_open(struct serial *s, const char *arg, char *why, size_t n)
 
     int err = in_tty ? tty_raw(STDIN_FILENO) : 0;
     if (err)
-        serial_fail(why, n, err, "serial backend \"stdio\": the terminal does not go into raw mode: %s", strerror(-err));
+        serial_fail(why, n, err, "serial backend \"stdio\": the terminal does not go into raw mode: %s",
+                    strerror(-err));
     else if ((err = serial_set_fds(s, in_fd, out_fd)) != 0)
         serial_fail(why, n, err, "serial backend \"stdio\": the descriptors cannot be watched: %s", strerror(-err));
     if (err)
@@ -127,7 +128,8 @@ static int file_open(struct serial *s, const char *path, char *why, size_t n)
                            S_ISBLK(st.st_mode) ? "disk" : "socket");
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, 0644);
     if (fd < 0 && errno == ENXIO)
-        return serial_fail(why, n, -ENXIO, "serial backend file=%s: nobody reads this FIFO; start the reader first", path);
+        return serial_fail(why, n, -ENXIO, "serial backend file=%s: nobody reads this FIFO; start the reader first",
+                           path);
     if (fd < 0)
         return serial_fail(why, n, -errno, "serial backend file=%s: %s", path, strerror(errno));
     int err = serial_set_fds(s, -1, fd);
@@ -145,10 +147,7 @@ static void file_hangup(struct serial *s, bool input, int err)
     serial_set_fds(s, -1, -1);
 }
 
-static void file_close(struct serial *s)
-{
-    close(s->priv_fd);
-}
+static void file_close(struct serial *s) { close(s->priv_fd); }
 
 const struct serial_backend serial_file = {
     .word = "file",
@@ -165,9 +164,6 @@ static int null_open(struct serial *s, const char *arg, char *why, size_t n)
     return arg ? serial_fail(why, n, -EINVAL, "serial backend \"null\" takes no value, found \"%s\"", arg) : 0;
 }
 
-static void null_close(struct serial *s)
-{
-    (void)s;
-}
+static void null_close(struct serial *s) { (void)s; }
 
 const struct serial_backend serial_null = {.word = "null", .usage = "null", .open = null_open, .close = null_close};

@@ -116,8 +116,10 @@ static int tcp_open(struct serial *s, const char *spec, char *why, size_t n)
     char *end;
     unsigned long number = strtoul(port, &end, 10);
     if (*port < '0' || *port > '9' || *end || number > 65535)
-        return serial_fail(why, n, -EINVAL, "serial backend tcp=%s: \"%s\" is no port; a port is a number from 0 (any free "
-                           "one) to 65535", spec, port);
+        return serial_fail(why, n, -EINVAL,
+                           "serial backend tcp=%s: \"%s\" is no port; a port is a number from 0 (any free "
+                           "one) to 65535",
+                           spec, port);
 
     struct tcp *p = calloc(1, sizeof(*p));
     if (!p)

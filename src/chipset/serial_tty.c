@@ -56,7 +56,8 @@ static int make_link(const char *link, const char *target, char *why, size_t n)
         if (fd >= 0)
             close(fd);
         if (busy)
-            return serial_fail(why, n, -EBUSY, "serial backend autopty=%s: another VM uses this link; name another", link);
+            return serial_fail(why, n, -EBUSY, "serial backend autopty=%s: another VM uses this link; name another",
+                               link);
         if (strncmp(old, "/dev/", 5) == 0 && unlink(link) == 0 && symlink(target, link) == 0)
             return 0;
         errno = EEXIST;
@@ -64,7 +65,8 @@ static int make_link(const char *link, const char *target, char *why, size_t n)
     if (errno == EEXIST)
         return serial_fail(why, n, -EEXIST,
                            "serial backend autopty=%s: that exists and is no link to a terminal; remove it or name "
-                           "another", link);
+                           "another",
+                           link);
     return serial_fail(why, n, -errno, "serial backend autopty=%s: the link cannot be made: %s", link, strerror(errno));
 }
 
@@ -157,8 +159,8 @@ static int tty_open(struct serial *s, const char *path, char *why, size_t n)
 {
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISCHR(st.st_mode))
-        return serial_fail(why, n, -ENOTTY, "serial backend %s: that is no terminal device; for a file say file=%s", path,
-                           path);
+        return serial_fail(why, n, -ENOTTY, "serial backend %s: that is no terminal device; for a file say file=%s",
+                           path, path);
     int fd = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return serial_fail(why, n, -errno, "serial backend %s: %s", path, strerror(errno));

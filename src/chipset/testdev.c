@@ -78,10 +78,7 @@ static const struct io_ops mmio_ops = {.read = mmio_read, .write = mmio_write};
 
 /* ---- 0xE4, 0xF4, 0x2000 ----------------------------------------------------------------------------------------- */
 
-static uint64_t ones_read(void *dev, uint64_t off, unsigned size)
-{
-    return size_mask(size);
-}
+static uint64_t ones_read(void *dev, uint64_t off, unsigned size) { return size_mask(size); }
 
 static void refresh(struct testdev *t, uint64_t gpa)
 {
@@ -127,8 +124,8 @@ static const struct io_ops gsi_ops = {.read = gsi_read, .write = gsi_write, .siz
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
 
-int testdev_init(struct testdev *t, struct bus *pio, struct bus *mmio, struct guest_mem *mem, const struct testdev_wires *w,
-                 pthread_mutex_t *lock)
+int testdev_init(struct testdev *t, struct bus *pio, struct bus *mmio, struct guest_mem *mem,
+                 const struct testdev_wires *w, pthread_mutex_t *lock)
 {
     memset(t, 0, sizeof(*t));
     t->pio = pio;
@@ -144,8 +141,10 @@ int testdev_init(struct testdev *t, struct bus *pio, struct bus *mmio, struct gu
         {.base = PORT_EXIT, .len = 4, .ops = &exit_ops, .dev = t, .name = "pc-testdev exit"},
         {.base = PORT_GSI, .len = TESTDEV_GSIS, .ops = &gsi_ops, .dev = t, .name = "pc-testdev irq"},
     };
-    int err = bus_add(mmio, &(struct io_range){.base = TESTDEV_MMIO, .len = TESTDEV_MMIO_LEN, .ops = &mmio_ops, .dev = t,
-                                               .name = "pc-testdev memory"});
+    int err = bus_add(
+        mmio,
+        &(struct io_range){
+            .base = TESTDEV_MMIO, .len = TESTDEV_MMIO_LEN, .ops = &mmio_ops, .dev = t, .name = "pc-testdev memory"});
     for (size_t i = 0; i < ARRAY_LEN(ports) && !err; i++)
         err = bus_add(pio, &ports[i]);
     if (err)

@@ -38,8 +38,9 @@ struct testdev {
 };
 
 struct testdev_wires {
-    struct irq_line gsi[TESTDEV_GSIS];   /* inputs of their own, where a pin has other sources too */
-    void (*exit)(void *arg, int status); /* status 1 to 255, odd. vCPU's thread, no lock held: may only post the request */
+    struct irq_line gsi[TESTDEV_GSIS]; /* inputs of their own, where a pin has other sources too */
+    void (*exit)(void *arg,
+                 int status); /* status 1 to 255, odd. vCPU's thread, no lock held: may only post the request */
     void *arg;
 };
 

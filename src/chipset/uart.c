@@ -24,10 +24,26 @@ enum { IIR_MODEM = 0x00, IIR_NONE = 0x01, IIR_THRE = 0x02, IIR_RDA = 0x04, IIR_R
 enum { FCR_ENABLE = 0x01, FCR_CLEAR_RX = 0x02, FCR_CLEAR_TX = 0x04, FCR_DMA = 0x08, FCR_TRIGGER = 0xc0 };
 enum { LCR_WLS = 0x03, LCR_STB = 0x04, LCR_PEN = 0x08, LCR_BREAK = 0x40, LCR_DLAB = 0x80 };
 enum { MCR_DTR = 0x01, MCR_RTS = 0x02, MCR_OUT1 = 0x04, MCR_OUT2 = 0x08, MCR_LOOP = 0x10, MCR_MASK = 0x1f };
-enum { LSR_DR = 0x01, LSR_OE = 0x02, LSR_PE = 0x04, LSR_FE = 0x08, LSR_BI = 0x10, LSR_THRE = 0x20, LSR_TEMT = 0x40,
-       LSR_FIFO_ERROR = 0x80 };
-enum { MSR_DCTS = 0x01, MSR_DDSR = 0x02, MSR_TERI = 0x04, MSR_DDCD = 0x08, MSR_CTS = 0x10, MSR_DSR = 0x20, MSR_RI = 0x40,
-       MSR_DCD = 0x80 };
+enum {
+    LSR_DR = 0x01,
+    LSR_OE = 0x02,
+    LSR_PE = 0x04,
+    LSR_FE = 0x08,
+    LSR_BI = 0x10,
+    LSR_THRE = 0x20,
+    LSR_TEMT = 0x40,
+    LSR_FIFO_ERROR = 0x80
+};
+enum {
+    MSR_DCTS = 0x01,
+    MSR_DDSR = 0x02,
+    MSR_TERI = 0x04,
+    MSR_DDCD = 0x08,
+    MSR_CTS = 0x10,
+    MSR_DSR = 0x20,
+    MSR_RI = 0x40,
+    MSR_DCD = 0x80
+};
 
 static const struct state_field uart_fields[] = {
     STATE_FIELD(struct uart_state, ier, 1, 0),
@@ -50,15 +66,9 @@ static const struct state_field uart_fields[] = {
 };
 static const struct state_desc uart_desc = STATE_DESC("uart", 1, struct uart_state, uart_fields);
 
-static bool fifo_on(const struct uart *u)
-{
-    return u->s.fcr & FCR_ENABLE;
-}
+static bool fifo_on(const struct uart *u) { return u->s.fcr & FCR_ENABLE; }
 
-static unsigned fifo_size(const struct uart *u)
-{
-    return fifo_on(u) ? UART_FIFO : 1;
-}
+static unsigned fifo_size(const struct uart *u) { return fifo_on(u) ? UART_FIFO : 1; }
 
 static unsigned trigger(const struct uart *u)
 {
@@ -250,10 +260,8 @@ static uint8_t read_reg(struct uart *u, unsigned reg)
 {
     uint8_t v;
     switch (reg) {
-    case RBR_THR_DLL:
-        return u->s.lcr & LCR_DLAB ? u->s.dll : read_rbr(u);
-    case IER_DLM:
-        return u->s.lcr & LCR_DLAB ? u->s.dlm : u->s.ier;
+    case RBR_THR_DLL: return u->s.lcr & LCR_DLAB ? u->s.dll : read_rbr(u);
+    case IER_DLM: return u->s.lcr & LCR_DLAB ? u->s.dlm : u->s.ier;
     case IIR_FCR:
         v = cause(u);
         if (v == IIR_THRE) {
@@ -261,10 +269,8 @@ static uint8_t read_reg(struct uart *u, unsigned reg)
             update_irq(u);
         }
         return v | (fifo_on(u) ? 0xc0 : 0);
-    case LCR:
-        return u->s.lcr;
-    case MCR:
-        return u->s.mcr;
+    case LCR: return u->s.lcr;
+    case MCR: return u->s.mcr;
     case LSR:
         v = line_status(u);
         u->s.overrun = 0;
@@ -276,8 +282,7 @@ static uint8_t read_reg(struct uart *u, unsigned reg)
         u->s.msr &= 0xf0;
         update_irq(u);
         return v;
-    default:
-        return u->s.scr;
+    default: return u->s.scr;
     }
 }
 
@@ -302,9 +307,7 @@ static void write_reg(struct uart *u, unsigned reg, uint8_t v)
         if (u->s.ier & ~old & IER_ETBEI)
             sent(u);
         break;
-    case IIR_FCR:
-        write_fcr(u, v);
-        break;
+    case IIR_FCR: write_fcr(u, v); break;
     case LCR:
         old = u->s.lcr;
         u->s.lcr = v;
@@ -316,11 +319,8 @@ static void write_reg(struct uart *u, unsigned reg, uint8_t v)
         update_modem(u);
         pull(u);
         break;
-    case SCR:
-        u->s.scr = v;
-        return;
-    default: /* LSR and MSR are for factory tests only */
-        return;
+    case SCR: u->s.scr = v; return;
+    default: /* LSR and MSR are for factory tests only */ return;
     }
     update_irq(u);
 }
@@ -383,8 +383,8 @@ void uart_receive_break(struct uart *u)
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */
 
-int uart_init(struct uart *u, struct bus *pio, uint16_t base, struct irq_line irq, struct serial *backend, struct loop *loop,
-              pthread_mutex_t *lock)
+int uart_init(struct uart *u, struct bus *pio, uint16_t base, struct irq_line irq, struct serial *backend,
+              struct loop *loop, pthread_mutex_t *lock)
 {
     *u = (struct uart){.pio = pio, .base = base, .irq = irq, .serial = backend, .lock = lock};
     timer_init(&u->rx_timer, loop, lock, on_timeout, u);

@@ -10,10 +10,7 @@
 #define PIRQ_OFF 0x80 /* "interrupt routing enable", which is low-active */
 #define PIRQ_IRQ 0x0f
 
-static void free_dev(struct pci_dev *d)
-{
-    free(d);
-}
+static void free_dev(struct pci_dev *d) { free(d); }
 
 static int new_dev(struct pci_bus *b, unsigned slot, unsigned func, const struct pci_ops *ops, uint16_t vendor,
                    uint16_t device, uint32_t class_code, unsigned pin, struct pci_dev **out)

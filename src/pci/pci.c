@@ -277,10 +277,7 @@ int pci_orphan_slot(struct pci_bus *b)
     return -1;
 }
 
-void pci_set8(struct pci_dev *d, unsigned off, uint8_t v)
-{
-    d->init[off] = d->s.cfg[off] = v;
-}
+void pci_set8(struct pci_dev *d, unsigned off, uint8_t v) { d->init[off] = d->s.cfg[off] = v; }
 
 void pci_set16(struct pci_dev *d, unsigned off, uint16_t v)
 {

@@ -30,21 +30,26 @@
 #define PCI_PIRQS 8 /* PIRQA# to PIRQH# */
 
 enum { /* offsets in a type 0 header */
-    PCI_VENDOR = 0x00,
-    PCI_DEVICE = 0x02,
-    PCI_COMMAND = 0x04,
-    PCI_STATUS = 0x06,
-    PCI_REVISION = 0x08,
-    PCI_CLASS = 0x09, /* programming interface, sub-class, base class: 3 bytes */
-    PCI_HEADER_TYPE = 0x0e,
-    PCI_BAR0 = 0x10,
-    PCI_SUBSYS_VENDOR = 0x2c,
-    PCI_SUBSYS_ID = 0x2e,
-    PCI_CAPABILITIES = 0x34,
-    PCI_INTERRUPT_LINE = 0x3c,
-    PCI_INTERRUPT_PIN = 0x3d, /* 0: none, 1: INTA# ... */
+       PCI_VENDOR = 0x00,
+       PCI_DEVICE = 0x02,
+       PCI_COMMAND = 0x04,
+       PCI_STATUS = 0x06,
+       PCI_REVISION = 0x08,
+       PCI_CLASS = 0x09, /* programming interface, sub-class, base class: 3 bytes */
+       PCI_HEADER_TYPE = 0x0e,
+       PCI_BAR0 = 0x10,
+       PCI_SUBSYS_VENDOR = 0x2c,
+       PCI_SUBSYS_ID = 0x2e,
+       PCI_CAPABILITIES = 0x34,
+       PCI_INTERRUPT_LINE = 0x3c,
+       PCI_INTERRUPT_PIN = 0x3d, /* 0: none, 1: INTA# ... */
 };
-enum { PCI_COMMAND_IO = 1 << 0, PCI_COMMAND_MEMORY = 1 << 1, PCI_COMMAND_MASTER = 1 << 2, PCI_COMMAND_INTX_OFF = 1 << 10 };
+enum {
+    PCI_COMMAND_IO = 1 << 0,
+    PCI_COMMAND_MEMORY = 1 << 1,
+    PCI_COMMAND_MASTER = 1 << 2,
+    PCI_COMMAND_INTX_OFF = 1 << 10
+};
 enum { PCI_STATUS_INTX = 1 << 3, PCI_STATUS_CAPABILITIES = 1 << 4 };
 
 struct pci_bus;
@@ -99,14 +104,14 @@ struct pci_bus {
     pthread_mutex_t route_lock;
     struct irq_line pirq_gsi[PCI_PIRQS];
     struct irq_line isa[16];
-    uint8_t pirq_irq[PCI_PIRQS]; /* ISA interrupt, 0: none */
+    uint8_t pirq_irq[PCI_PIRQS];    /* ISA interrupt, 0: none */
     unsigned pirq_count[PCI_PIRQS]; /* functions that assert it */
-    uint16_t isa_level;          /* ISA interrupts now high */
+    uint16_t isa_level;             /* ISA interrupts now high */
 };
 
 struct pci_wires {
     struct irq_line gsi[PCI_PIRQS]; /* PIRQA..H: IOAPIC pins 16 to 23 (level, high here means asserted) */
-    struct irq_line isa[16];        /* to the 8259A pair only, level-triggered there; OR with ISA devices is the caller's */
+    struct irq_line isa[16]; /* to the 8259A pair only, level-triggered there; OR with ISA devices is the caller's */
 };
 
 /*

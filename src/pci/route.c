@@ -9,20 +9,11 @@
 
 #include "util/bytes.h"
 
-unsigned pci_pirq(unsigned slot, unsigned pin)
-{
-    return (slot + pin - 1) % PCI_PIRQS;
-}
+unsigned pci_pirq(unsigned slot, unsigned pin) { return (slot + pin - 1) % PCI_PIRQS; }
 
-unsigned pci_pirq_gsi(unsigned pirq)
-{
-    return 16 + pirq;
-}
+unsigned pci_pirq_gsi(unsigned pirq) { return 16 + pirq; }
 
-unsigned pci_pirq_reg(unsigned pirq)
-{
-    return pirq < 4 ? 0x60 + pirq : 0x68 + pirq - 4;
-}
+unsigned pci_pirq_reg(unsigned pirq) { return pirq < 4 ? 0x60 + pirq : 0x68 + pirq - 4; }
 
 /* The ISA interrupts as the routing now has them. Route lock held. */
 static void update_isa(struct pci_bus *b)

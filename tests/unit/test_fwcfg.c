@@ -73,7 +73,7 @@ static void test_numbers(void **state)
     assert_int_equal(take_le(FWCFG_MAX_CPUS, 2), 3);
     assert_int_equal(take_le(0x2000, 4), 0);
     assert_int_equal(take_le(0xffff, 4), 0);
-    assert_int_equal(take_le(0x8000, 4), 0);             /* not the signature: an item of the architecture */
+    assert_int_equal(take_le(0x8000, 4), 0);            /* not the signature: an item of the architecture */
     assert_int_equal(take_le(0x4000 | FWCFG_ID, 4), 3); /* the write bit chooses no other item */
     assert_int_equal(take_le(FWCFG_UUID, 4), 0);
     assert_int_equal(fwcfg_add_item(&fw, FWCFG_UUID, "\x01\x02\x03\x04", 4), 0);
@@ -120,9 +120,9 @@ static void test_files(void **state)
         }
     }
     assert_int_equal(inb(0x511), 0);
-    assert_int_equal(take_le(0x20 + 0x104, 4), 0);            /* 260 % 5 bytes: empty */
-    assert_int_equal(take_le(0x20 + 0x103, 4), 0x103);        /* 4 */
-    assert_int_equal(take_le(0x20 + 0x102, 4), 0x102);        /* 3 */
+    assert_int_equal(take_le(0x20 + 0x104, 4), 0);     /* 260 % 5 bytes: empty */
+    assert_int_equal(take_le(0x20 + 0x103, 4), 0x103); /* 4 */
+    assert_int_equal(take_le(0x20 + 0x102, 4), 0x102); /* 3 */
     assert_int_equal(take_le(0x20 + FWCFG_MAX_FILES, 4), 0);
 }
 
@@ -169,7 +169,7 @@ static void test_dma(void **state)
     assert_memory_equal(ram + 0x2000, "0123\xee", 5);
     assert_int_equal(written_gpa, 0x2000);
     assert_int_equal(written_len, 4);
-    assert_int_equal(written_calls, 5); /* the descriptor in three pieces, data, status */
+    assert_int_equal(written_calls, 5);      /* the descriptor in three pieces, data, status */
     assert_int_equal(run(DESC, 4, 2, 0), 0); /* skip */
     assert_int_equal(run(DESC, 2, 8, 0x2010), 0);
     assert_memory_equal(ram + 0x2010, "6789\0\0\0\0\xee", 9); /* behind the end there are zeroes */
@@ -198,8 +198,8 @@ static void test_dma_hostile(void **state)
 {
     assert_int_equal(fwcfg_add_file(&fw, "opt/x", "0123456789", 10), 0);
     static const uint64_t bad[] = {
-        MiB(2), MiB(2) - 1, MiB(2) - 3, MEM_LOW_END, MEM_HIGH_START, UINT64_MAX, UINT64_MAX - 3, UINT64_C(1) << 63,
-        UINT64_C(0xfee00000),
+        MiB(2),     MiB(2) - 1,     MiB(2) - 3,        MEM_LOW_END,          MEM_HIGH_START,
+        UINT64_MAX, UINT64_MAX - 3, UINT64_C(1) << 63, UINT64_C(0xfee00000),
     };
     uint8_t *ram = mem_w(&mem, 0, MiB(2));
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -249,9 +249,16 @@ static void test_specs(void **state)
     static const struct {
         const char *spec, *say;
     } bad[] = {
-        {"", "name=NAME"}, {"name=x", "name=NAME"}, {"name=,string=x", "0 characters"}, {"string=x,name=y", "name=NAME"},
-        {"name=x,text=y", "\"text=y\""}, {"name=opt/s,string=", "taken"}, {"name=x,file=/nowhere", "No such file"},
-        {"name=x,file=/tmp", "directory"}, {"name=x,file=/dev/zero", "regular"}, {"name=x,file=", "No such file"},
+        {"", "name=NAME"},
+        {"name=x", "name=NAME"},
+        {"name=,string=x", "0 characters"},
+        {"string=x,name=y", "name=NAME"},
+        {"name=x,text=y", "\"text=y\""},
+        {"name=opt/s,string=", "taken"},
+        {"name=x,file=/nowhere", "No such file"},
+        {"name=x,file=/tmp", "directory"},
+        {"name=x,file=/dev/zero", "regular"},
+        {"name=x,file=", "No such file"},
         {"name=0123456789012345678901234567890123456789012345678901234567890,string=", "61 characters"},
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {

@@ -171,8 +171,11 @@ static int kbc_setup(void **state)
     memset(&irq12, 0, sizeof(irq12));
     memset(&a20, 0, sizeof(a20));
     return i8042_init(&kbc, pio,
-                      &(struct i8042_wires){.irq1 = wire_line(&irq1), .irq12 = wire_line(&irq12), .a20 = wire_line(&a20),
-                                            .reset = on_reset, .arg = &resets},
+                      &(struct i8042_wires){.irq1 = wire_line(&irq1),
+                                            .irq12 = wire_line(&irq12),
+                                            .a20 = wire_line(&a20),
+                                            .reset = on_reset,
+                                            .arg = &resets},
                       &chipset_lock);
 }
 

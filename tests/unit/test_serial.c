@@ -127,13 +127,31 @@ static void test_bad_specs(void **state)
     static const struct {
         const char *spec, *say;
     } bad[] = {
-        {"", "not known"}, {"foo", "\"foo\""}, {"stdi", "not known"}, {"stdioo", "not known"}, {"stdio=x", "\"x\""},
-        {"null=3", "\"3\""}, {"file", "file=PATH"}, {"file=", "file=PATH"}, {"file=/", "directory"},
-        {"file=/nowhere/at/all", "No such file"}, {"tcp", "tcp=[ADDR:]PORT"}, {"tcp=", "tcp=[ADDR:]PORT"},
-        {"tcp=x", "\"x\""}, {"tcp=70000", "65535"}, {"tcp=-1", "\"-1\""}, {"tcp=80x", "\"80x\""},
-        {"tcp=1.2.3.4.5:80", "numeric"}, {"tcp=no.such.host:80", "\"no.such.host\""}, {"tcp=192.0.2.1:0", "cannot listen"},
-        {"autopty=", "autopty=LINK"}, {"autopty=/", "exists"}, {"autopty=/nowhere/link", "No such file"},
-        {"/dev/nothing-here", "No such file"}, {"/dev/null", "no terminal"}, {"/etc/passwd", "file=/etc/passwd"},
+        {"", "not known"},
+        {"foo", "\"foo\""},
+        {"stdi", "not known"},
+        {"stdioo", "not known"},
+        {"stdio=x", "\"x\""},
+        {"null=3", "\"3\""},
+        {"file", "file=PATH"},
+        {"file=", "file=PATH"},
+        {"file=/", "directory"},
+        {"file=/nowhere/at/all", "No such file"},
+        {"tcp", "tcp=[ADDR:]PORT"},
+        {"tcp=", "tcp=[ADDR:]PORT"},
+        {"tcp=x", "\"x\""},
+        {"tcp=70000", "65535"},
+        {"tcp=-1", "\"-1\""},
+        {"tcp=80x", "\"80x\""},
+        {"tcp=1.2.3.4.5:80", "numeric"},
+        {"tcp=no.such.host:80", "\"no.such.host\""},
+        {"tcp=192.0.2.1:0", "cannot listen"},
+        {"autopty=", "autopty=LINK"},
+        {"autopty=/", "exists"},
+        {"autopty=/nowhere/link", "No such file"},
+        {"/dev/nothing-here", "No such file"},
+        {"/dev/null", "no terminal"},
+        {"/etc/passwd", "file=/etc/passwd"},
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         struct serial *s = (struct serial *)1;
@@ -334,8 +352,8 @@ static int dial(const struct serial *s)
 {
     const char *where = serial_where(s), *colon = strrchr(where, ':');
     assert_memory_equal(where, "127.0.0.1:", 10);
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-                             .sin_port = htons((uint16_t)atoi(colon + 1))};
+    struct sockaddr_in sa = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)atoi(colon + 1))};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
     return fd;

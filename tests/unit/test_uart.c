@@ -94,13 +94,13 @@ static void test_linux_autoconfig(void **state)
     out(IER, 0);
     assert_int_equal(in(IER), 0);
     out(IER, 0x0f);
-    assert_int_equal(in(IER) & 0x0f, 0x0f);
+    assert_int_equal(in(IER)&0x0f, 0x0f);
     out(IER, 0xff); /* no XScale, no 16750 sleep mode */
     assert_int_equal(in(IER), 0x0f);
     out(IER, 0);
 
     out(MCR, 0x10 | 0x0a); /* loopback: RTS and OUT2 come back as CTS and DCD */
-    assert_int_equal(in(MSR) & 0xf0, 0x90);
+    assert_int_equal(in(MSR)&0xf0, 0x90);
     out(MCR, 0);
 
     out(LCR, 0xbf);
@@ -109,10 +109,10 @@ static void test_linux_autoconfig(void **state)
     out(FCR, 0x01);
     assert_int_equal(in(IIR) >> 6, 3); /* 16550A */
     out(FCR, 0x21);
-    assert_int_equal(in(IIR) & 0x20, 0); /* no 64-byte FIFO */
+    assert_int_equal(in(IIR)&0x20, 0); /* no 64-byte FIFO */
     out(LCR, 0x80);
     out(FCR, 0x21);
-    assert_int_equal(in(IIR) & 0x20, 0);
+    assert_int_equal(in(IIR)&0x20, 0);
     out(RBR, 0x34);
     out(IER, 0x12);
     assert_int_equal(in(RBR), 0x34);
@@ -126,7 +126,7 @@ static void test_linux_autoconfig(void **state)
     out(LSR, 0);
     assert_int_equal(in(LSR), 0x60);
     out(MSR, 0);
-    assert_int_equal(in(MSR) & 0xf0, 0xb0);
+    assert_int_equal(in(MSR)&0xf0, 0xb0);
 }
 
 /* The two checks of the driver's start-up: THRE re-asserts when it is enabled again, and it shows in IIR at once. */
@@ -151,7 +151,7 @@ static void test_linux_thre(void **state)
     out(THR, 'y');
     assert_int_equal(irq.rises, rises + 2);
     assert_int_equal(in(IIR), 0x02);
-    assert_int_equal(in(LSR) & 0x60, 0x60);
+    assert_int_equal(in(LSR)&0x60, 0x60);
     assert_int_equal(line.out_len, 2);
     assert_memory_equal(line.out, "xy", 2);
 }
@@ -274,7 +274,7 @@ static void test_break_and_priority(void **state)
     type("a");
     uart_receive_break(&uart);
     type("b");
-    out(MCR, 0x10); /* the modem lines change: MSR too */
+    out(MCR, 0x10);                  /* the modem lines change: MSR too */
     assert_int_equal(in(LSR), 0xe1); /* an error in the FIFO, not yet at its top */
     assert_int_equal(in(IIR), 0xc4);
     assert_int_equal(in(RBR), 'a');
@@ -329,13 +329,13 @@ static void test_loopback_modem(void **state)
     static const struct {
         uint8_t mcr, msr;
     } step[] = {
-        {0x12, 0x11}, {0x10, 0x01}, {0x11, 0x22}, {0x10, 0x02}, {0x14, 0x40}, {0x10, 0x04}, {0x18, 0x88}, {0x10, 0x08},
-        {0x1f, 0xfb},
+        {0x12, 0x11}, {0x10, 0x01}, {0x11, 0x22}, {0x10, 0x02}, {0x14, 0x40},
+        {0x10, 0x04}, {0x18, 0x88}, {0x10, 0x08}, {0x1f, 0xfb},
     };
     for (size_t i = 0; i < ARRAY_LEN(step); i++) {
         out(MCR, step[i].mcr);
         assert_int_equal(in(MSR), step[i].msr);
-        assert_int_equal(in(MSR) & 0x0f, 0);
+        assert_int_equal(in(MSR)&0x0f, 0);
     }
     out(MCR, 0x0b);
     assert_int_equal(in(MSR), 0xb4); /* back at the line: RI fell */
