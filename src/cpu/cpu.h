@@ -12,6 +12,7 @@
 
 #include "core/vcpu.h"
 #include "cpu/op.h"
+#include "util/log.h"
 #include "x86/cpuid.h"
 #include "x86/state.h"
 
@@ -40,7 +41,8 @@ struct tlb_set {
     struct tlb_entry r[TLB_ENTRIES], w[TLB_ENTRIES];
 };
 
-enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC, TLB_MODES }; /* AC: EFLAGS.AC=1 lifts SMAP */
+/* KERNEL_AC: EFLAGS.AC=1 lifts SMAP. USER_AC: alignment is checked, so nothing is ever entered there. */
+enum tlb_mode { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC, TLB_USER_AC, TLB_MODES };
 
 struct cpu {
     /* -- touched by every instruction -- */
@@ -100,9 +102,14 @@ struct cpu {
     uint64_t bounce[8];       /* cpu/mmu.h: a read-modify-write that is not plain RAM */
     uint64_t rmw_lin;
     unsigned rmw_size;
+    uint32_t fetch_gen; /* mmu.c counts up at every flush: translations of older generations are void */
+    uint32_t code_epoch; /* counts invalidations that arrived by mail: cpu/code.c */
     struct block_cache *blocks;
     struct code_map *code;
     struct vec_cache *vec;
+
+    uint64_t random[32]; /* RDRAND, RDSEED: bytes of getrandom() not yet given out */
+    unsigned random_left;
 
     /* -- outside world -- */
     struct vcpu *vcpu;
@@ -110,7 +117,11 @@ struct cpu {
     struct os_alarm *alarm;
     uint64_t alarm_deadline;
     uint64_t icount; /* instructions run, about */
+    struct log_limit msr_log;
 };
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 /* RIP of the instruction being executed, and of the next one. */
 static inline uint64_t cpu_rip_mask(const struct cpu *cpu)
@@ -148,7 +159,9 @@ static inline const struct op *cpu_resync(struct cpu *cpu, const struct op *op)
 void cpu_mode_changed(struct cpu *);
 static inline void cpu_select_tlb(struct cpu *cpu)
 {
-    cpu->tlb = &cpu->tlb_sets[cpu->cpl == 3 ? TLB_USER : cpu->eflags & RFL_AC ? TLB_KERNEL_AC : TLB_KERNEL];
+    enum tlb_mode mode = cpu->cpl != 3 ? cpu->eflags & RFL_AC ? TLB_KERNEL_AC : TLB_KERNEL
+                         : UNLIKELY((cpu->eflags & RFL_AC) && (cpu->cr0 & CR0_AM)) ? TLB_USER_AC : TLB_USER;
+    cpu->tlb = &cpu->tlb_sets[mode];
 }
 
 /* cpu/run.c. Makes a CPU in power-up state on the vCPU's thread; NULL if out of memory. */

@@ -231,19 +231,29 @@ void mmu_rmw_commit(struct cpu *cpu)
         piece_write(cpu, &p[1], (const uint8_t *)cpu->bounce + p[0].len);
 }
 
+/* The TLB of an access, and its entry for [lin, lin+len). */
+static struct tlb_set *access_set(const struct cpu *cpu, unsigned access)
+{
+    return access & MMU_SYSTEM ? &cpu->tlb_sets[TLB_KERNEL] : cpu->tlb;
+}
+static void *hit(struct tlb_entry *table, uint64_t lin, size_t len)
+{
+    const struct tlb_entry *e = tlb_slot(table, lin);
+    uint64_t off = lin + e->neg_page;
+    return len <= 4096 && off <= 4096 - len ? e->host + off : NULL;
+}
+
 void mmu_read(struct cpu *cpu, uint64_t lin, void *buf, size_t len, unsigned access)
 {
     uint8_t *to = buf;
     access &= ~(unsigned)MMU_WRITE;
-    if (!(access & MMU_SYSTEM)) {
-        const void *hit = len <= 4096 ? mmu_hit_r(cpu, lin, (unsigned)len) : NULL;
-        if (hit) {
-            copy_bytes(to, hit, (unsigned)len);
-            return;
-        }
-        if (UNLIKELY(mmu_of(cpu)->nwatch))
-            check_watch(cpu, lin, (unsigned)len, false);
+    const void *quick = hit(access_set(cpu, access)->r, lin, len);
+    if (LIKELY(quick)) {
+        copy_bytes(to, quick, (unsigned)len);
+        return;
     }
+    if (UNLIKELY(mmu_of(cpu)->nwatch) && !(access & MMU_SYSTEM))
+        check_watch(cpu, lin, (unsigned)len, false);
     while (len) {
         struct piece p[2];
         unsigned part = len > 4096 ? 4096 : (unsigned)len;
@@ -262,7 +272,7 @@ void mmu_probe_write(struct cpu *cpu, uint64_t lin, size_t len, unsigned access)
     while (len) {
         struct piece p[2];
         unsigned part = len > 4096 ? 4096 : (unsigned)len;
-        if ((access & MMU_SYSTEM) || !mmu_hit_w(cpu, lin, part))
+        if (!hit(access_set(cpu, access)->w, lin, part))
             translate_range(cpu, lin, part, access | MMU_WRITE, p);
         lin += part;
         len -= part;
@@ -273,12 +283,10 @@ void mmu_write(struct cpu *cpu, uint64_t lin, const void *buf, size_t len, unsig
 {
     const uint8_t *from = buf;
     access |= MMU_WRITE;
-    if (!(access & MMU_SYSTEM)) {
-        void *hit = len <= 4096 ? mmu_hit_w(cpu, lin, (unsigned)len) : NULL;
-        if (hit) {
-            copy_bytes(hit, from, (unsigned)len);
-            return;
-        }
+    void *quick = hit(access_set(cpu, access)->w, lin, len);
+    if (LIKELY(quick)) {
+        copy_bytes(quick, from, (unsigned)len);
+        return;
     }
     if (len > 4096)
         mmu_probe_write(cpu, lin, len, access);
@@ -299,12 +307,7 @@ void mmu_write(struct cpu *cpu, uint64_t lin, const void *buf, size_t len, unsig
 
 uint64_t mmu_sys_load(struct cpu *cpu, uint64_t lin, unsigned size)
 {
-    const struct tlb_entry *e = tlb_slot(cpu->tlb_sets[TLB_KERNEL].r, lin);
-    uint64_t off = lin + e->neg_page, v = 0;
-    if (LIKELY(off <= 4096 - size)) {
-        memcpy(&v, e->host + off, size);
-        return v;
-    }
+    uint64_t v = 0;
     mmu_read(cpu, lin, &v, size, MMU_SYSTEM);
     return v;
 }

@@ -125,5 +125,7 @@ void mmu_evict_write(struct cpu *, uint64_t gpa);
 
 /* After MOV to CR3 / CR0 / CR4: flushes as the architecture asks. Loads PDPTEs in PAE mode (may raise #GP). */
 void mmu_load_cr3(struct cpu *, uint64_t val);
+/* PAE paging: reads the four PDPTEs that cr3 points to; false (nothing loaded) if one has reserved bits set. */
+bool mmu_load_pdptes(struct cpu *, uint64_t cr3);
 
 #endif

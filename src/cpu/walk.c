@@ -8,6 +8,8 @@
  */
 #include "cpu/mmu_int.h"
 
+#include "cpu/exc.h"
+
 #define PTE_P UINT64_C(1)
 #define PTE_W (UINT64_C(1) << 1)
 #define PTE_U (UINT64_C(1) << 2)
@@ -210,6 +212,20 @@ bool mmu_walk(struct cpu *cpu, uint64_t lin, unsigned access, enum tlb_mode mode
     }
 }
 
+bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3)
+{
+    uint64_t rsvd = ~UINT64_C(0) << cpuid_phys_bits(cpu->cpuid) | 0x1e6;
+    struct walk w = {.n = 0};
+    uint64_t pdpte[4];
+    for (unsigned i = 0; i < 4; i++) {
+        pdpte[i] = load_entry(mmu_of(cpu), &w, (cr3 & 0xffffffe0) + 8 * i, 8);
+        if ((pdpte[i] & PTE_P) && (pdpte[i] & rsvd))
+            return false;
+    }
+    memcpy(cpu->pdpte, pdpte, sizeof cpu->pdpte);
+    return true;
+}
+
 bool mmu_peek(struct cpu *cpu, uint64_t lin, uint64_t *gpa)
 {
     if (cpu->long_mode) {
@@ -225,4 +241,12 @@ bool mmu_peek(struct cpu *cpu, uint64_t lin, uint64_t *gpa)
         return false;
     *gpa = w.gpa;
     return true;
+}
+
+void mmu_load_cr3(struct cpu *cpu, uint64_t val)
+{
+    if ((cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !cpu->long_mode && !mmu_load_pdptes(cpu, val))
+        cpu_gp(cpu, 0);
+    cpu->cr3 = val;
+    mmu_flush_nonglobal(cpu);
 }

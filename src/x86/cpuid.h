@@ -11,7 +11,9 @@
 /* A feature is where CPUID shows it: word (enum cpuid_word) << 5 | bit. 0 (FPU, never gated) doubles as "none". */
 enum cpuid_word {
     CPUID_1_EDX, CPUID_1_ECX, CPUID_7_EBX, CPUID_7_ECX, CPUID_7_EDX, CPUID_80000001_EDX, CPUID_80000001_ECX,
-    CPUID_D1_EAX, CPUID_80000008_EBX, CPUID_6_EAX, CPUID_WORDS,
+    CPUID_D1_EAX, CPUID_80000008_EBX, CPUID_6_EAX,
+    CPUID_XHYVE, /* our own, shown nowhere: how the table is to be made */
+    CPUID_WORDS,
 };
 #define X86_FEATURE(word, bit) ((word) << 5 | (bit))
 enum x86_feature {
@@ -46,6 +48,7 @@ enum x86_feature {
     X86_RDRAND = X86_FEATURE(CPUID_1_ECX, 30),
     X86_HYPERVISOR = X86_FEATURE(CPUID_1_ECX, 31),
     X86_FSGSBASE = X86_FEATURE(CPUID_7_EBX, 0),
+    X86_TSC_ADJUST = X86_FEATURE(CPUID_7_EBX, 1),
     X86_BMI1 = X86_FEATURE(CPUID_7_EBX, 3),
     X86_AVX2 = X86_FEATURE(CPUID_7_EBX, 5),
     X86_SMEP = X86_FEATURE(CPUID_7_EBX, 7),
@@ -61,6 +64,7 @@ enum x86_feature {
     X86_UMIP = X86_FEATURE(CPUID_7_ECX, 2),
     X86_RDPID = X86_FEATURE(CPUID_7_ECX, 22),
     X86_FSRM = X86_FEATURE(CPUID_7_EDX, 4),
+    X86_ARCH_CAPABILITIES = X86_FEATURE(CPUID_7_EDX, 29),
     X86_SYSCALL = X86_FEATURE(CPUID_80000001_EDX, 11),
     X86_NX = X86_FEATURE(CPUID_80000001_EDX, 20),
     X86_PDPE1GB = X86_FEATURE(CPUID_80000001_EDX, 26),
@@ -73,6 +77,8 @@ enum x86_feature {
     X86_XSAVEC = X86_FEATURE(CPUID_D1_EAX, 1),
     X86_XGETBV1 = X86_FEATURE(CPUID_D1_EAX, 2),
     X86_XSAVES = X86_FEATURE(CPUID_D1_EAX, 3),
+    X86_ARAT = X86_FEATURE(CPUID_6_EAX, 2),
+    X86_SOFT = X86_FEATURE(CPUID_XHYVE, 0), /* a software CPU: vendor, family and caches are ours, not the host's */
 };
 
 #define CPUID_MAX_LEAVES 64
@@ -118,6 +124,9 @@ int cpuid_build(struct cpuid_table *, const char *model, const uint32_t offered[
 
 /* What the host CPU has, in the same words; all zero on other architectures. */
 void cpuid_host_words(uint32_t words[CPUID_WORDS]);
+
+/* The local APIC id of CPU n: package, core and thread each have a field of whole bits. */
+uint32_t cpuid_apic_id(const struct cpuid_topology *, unsigned n);
 
 /* One CPU's view of a leaf: APIC ids and topology by apic_id, OSXSAVE and XSAVE sizes by cr4, xcr0 and xss. */
 struct cpuid_view {
