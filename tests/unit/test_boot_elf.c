@@ -183,6 +183,7 @@ static void hostile(void **state)
         assert_int_equal(WITH(f, p_offset, f->len - CODE_SIZE + 1), -EINVAL);
         assert_int_equal(WITH(f, p_offset, UINT64_MAX), -EINVAL);
         assert_int_equal(WITH(f, p_paddr, 0x1000), -EINVAL);
+        assert_non_null(strstr(f->why, "0x100000"));
         assert_int_equal(WITH(f, p_paddr, 0xfffff), -EINVAL);
         assert_int_equal(WITH(f, p_paddr, UINT64_MAX), -EINVAL);
         assert_int_equal(WITH(f, p_paddr, MiB(8) - 100), -ENOMEM);
@@ -203,6 +204,8 @@ static void hostile(void **state)
         for (f->len = 1; f->len < whole; f->len++) {
             if (load(f, &b) == 0)
                 fail_msg("%zu of %zu bytes were enough", f->len, whole);
+            if (f->len >= 4)
+                assert_non_null(strstr(f->why, "truncated"));
         }
         f->image[18] = 40; /* ARM */
         assert_int_equal(load(f, &b), -ENOEXEC);
@@ -225,6 +228,23 @@ static void notes(void **state)
             make_elf(f, true, true);
             put_le32(first + 24 + 4 * field, sizes[i]);
             assert_int_equal(load(f, &b), 0);
+        }
+    }
+}
+
+/* A note segment cut off anywhere: what lies behind is not looked at (ASan). */
+static void notes_cut(void **state)
+{
+    struct fixture *f = *state;
+    struct linux_boot b = {0};
+    for (unsigned is64 = 0; is64 < 2; is64++) {
+        make_elf(f, is64, true);
+        uint8_t *filesz = f->image + f->phoff + f->phentsize + (is64 ? 32 : 16);
+        uint32_t whole = get_le32(filesz);
+        for (uint32_t n = 0; n < whole; n++) {
+            put_le32(filesz, n);
+            assert_int_equal(load(f, &b), 0);
+            assert_int_equal(f->cpu.gpr[RSI], LAYOUT_PARAMS); /* not by the PVH entry */
         }
     }
 }
@@ -270,6 +290,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(direct, setup, teardown),
         cmocka_unit_test_setup_teardown(hostile, setup, teardown),
         cmocka_unit_test_setup_teardown(notes, setup, teardown),
+        cmocka_unit_test_setup_teardown(notes_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(real_vmlinux, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

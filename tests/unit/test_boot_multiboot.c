@@ -216,7 +216,7 @@ static void header_search(void **state)
     }
     make_raw(f);
     memmove(f->image + 0x62, f->image + 0x60, 32); /* not on a multiple of 4 */
-    put_le32(f->image + 0x60, 0);
+    put_le16(f->image + 0x60, 0);
     assert_int_equal(load(f, &b), -ENOEXEC);
     make_raw(f);
     put_header(f->image + 0x60, 1u << 16 | 1u << 2);
@@ -247,9 +247,11 @@ static void hostile(void **state)
     make_raw(f);
     put_le32(f->image + 0x60 + 12, LOAD_AT + 0x61); /* load address before the file */
     assert_int_equal(load(f, &b), -EINVAL);
+    assert_non_null(strstr(f->why, "0x61 bytes"));
     make_raw(f);
     put_le32(f->image + 0x60 + 20, LOAD_AT + 6000); /* more than the file has */
     assert_int_equal(load(f, &b), -EINVAL);
+    assert_non_null(strstr(f->why, "truncated"));
     make_raw(f);
     put_le32(f->image + 0x60 + 24, LOAD_AT + 10);
     assert_int_equal(load(f, &b), -EINVAL);
