@@ -11,6 +11,7 @@
 #include "cpu/block.h"
 #include "cpu/code.h"
 #include "cpu/cpu.h"
+#include "cpu/features.h"
 #include "util/log.h"
 
 static int soft_probe(char *why, size_t n)
@@ -74,6 +75,23 @@ static int soft_set_cpuid(struct vcpu *vcpu, const struct cpuid_table *table)
     return 0;
 }
 
+static uint64_t soft_tsc_now(struct vcpu *vcpu) { return vcpu->accel ? cpu_tsc(vcpu->accel) : 0; }
+
+static uint64_t soft_tsc_to_ns(struct vcpu *vcpu, uint64_t tsc)
+{
+    const struct cpu *cpu = vcpu->accel;
+    uint64_t ns = tsc - (uint64_t)cpu->tsc_offset;
+    bool wraps = cpu->tsc_offset > 0 && tsc < (uint64_t)cpu->tsc_offset; /* before the clock's zero: long ago */
+    return wraps ? 0 : ns;
+}
+
+static void soft_offered(uint32_t *words)
+{
+    uint32_t host[CPUID_WORDS];
+    cpuid_host_words(host);
+    cpu_features_offered(words, host);
+}
+
 static int soft_run(struct vcpu *vcpu, enum vcpu_exit *out) { return cpu_run(vcpu->accel, out); }
 
 static void soft_kick(struct vcpu *vcpu)
@@ -105,6 +123,10 @@ const struct accel_ops accel_soft = {
     .set_state = soft_set_state,
     .set_cpuid = soft_set_cpuid,
     .run = soft_run,
+    .tsc_hz = SOFT_TSC_HZ,
+    .tsc_now = soft_tsc_now,
+    .tsc_to_ns = soft_tsc_to_ns,
+    .offered = soft_offered,
     .kick = soft_kick,
     .stats = soft_stats,
 };
