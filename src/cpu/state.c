@@ -159,6 +159,7 @@ void cpu_reset(struct cpu *cpu, bool init)
     if (init) { /* INIT leaves vector state, CD and NW, MSRs outside the table of section 10.1.1 and the TSC alone */
         memcpy(s.xsave, cpu->xsave, sizeof s.xsave);
         s.xcr0 = cpu->xcr0;
+        s.tsc = (uint64_t)cpu->tsc_offset;
         s.cr0 = (cpu->cr0 & (CR0_CD | CR0_NW)) | CR0_ET;
         s.star = cpu->star;
         s.lstar = cpu->lstar;
@@ -177,7 +178,7 @@ void cpu_reset(struct cpu *cpu, bool init)
         memcpy(s.mtrr_fixed, cpu->mtrr_fixed, sizeof s.mtrr_fixed);
         memcpy(s.mtrr_base, cpu->mtrr_base, sizeof s.mtrr_base);
         memcpy(s.mtrr_mask, cpu->mtrr_mask, sizeof s.mtrr_mask);
-    } else {
+    } else { /* a TSC of 0 at time 0: the same on all CPUs, whenever each was made */
         cpu->tsc_adjust = 0;
         cpu->mcg_status = 0;
     }
