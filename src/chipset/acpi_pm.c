@@ -40,14 +40,10 @@
 #define CNT_BITS (SCI_EN | BM_RLD | SLP_TYP)
 
 static const struct state_field acpi_pm_fields[] = {
-    STATE_FIELD(struct acpi_pm_state, pm1_sts, 1, 0),
-    STATE_FIELD(struct acpi_pm_state, pm1_en, 1, 0),
-    STATE_FIELD(struct acpi_pm_state, pm1_cnt, 1, 0),
-    STATE_FIELD(struct acpi_pm_state, gpe0_sts, 1, 0),
-    STATE_FIELD(struct acpi_pm_state, gpe0_en, 1, 0),
-    STATE_FIELD(struct acpi_pm_state, gpe0_level, 1, 0),
-    STATE_ARRAY(struct acpi_pm_state, apm, 1, 0),
-    STATE_FIELD(struct acpi_pm_state, age_ns, 1, 0),
+    STATE_FIELD(struct acpi_pm_state, pm1_sts, 1, 0), STATE_FIELD(struct acpi_pm_state, pm1_en, 1, 0),
+    STATE_FIELD(struct acpi_pm_state, pm1_cnt, 1, 0), STATE_FIELD(struct acpi_pm_state, gpe0_sts, 1, 0),
+    STATE_FIELD(struct acpi_pm_state, gpe0_en, 1, 0), STATE_FIELD(struct acpi_pm_state, gpe0_level, 1, 0),
+    STATE_ARRAY(struct acpi_pm_state, apm, 1, 0),     STATE_FIELD(struct acpi_pm_state, age_ns, 1, 0),
     STATE_FIELD(struct acpi_pm_state, toggles, 1, 0),
 };
 static const struct state_desc acpi_pm_desc = STATE_DESC("acpi_pm", 1, struct acpi_pm_state, acpi_pm_fields);
@@ -85,8 +81,7 @@ static void pm_arm(struct acpi_pm *pm)
     uint64_t at = NO_DEADLINE;
 
     if ((pm->s.pm1_en & TMR_STS) && !(pm->s.pm1_sts & TMR_STS) && (pm->s.pm1_cnt & SCI_EN))
-        at = deadline_add(atomic_load(&pm->epoch_ns),
-                          ticks_to_ns((pm->s.toggles + 1) << top_bit(pm), ACPI_PM_TMR_HZ));
+        at = deadline_add(atomic_load(&pm->epoch_ns), ticks_to_ns((pm->s.toggles + 1) << top_bit(pm), ACPI_PM_TMR_HZ));
     if (at == pm->armed_ns)
         return;
     pm->armed_ns = at;
@@ -132,18 +127,19 @@ static uint32_t pm_register(const struct acpi_pm *pm, uint64_t reg)
     }
 }
 
+/* The bus cuts what the guest does into aligned accesses of 1, 2 or 4 bytes. */
 static uint64_t pm_read(void *dev, uint64_t off, unsigned size)
 {
     struct acpi_pm *pm = dev;
     uint64_t reg = off & ~UINT64_C(3);
     unsigned shift = (off & 3) * 8;
 
-    if (reg == OFF_PM_TMR && shift + size * 8 <= 32)
+    if (reg == OFF_PM_TMR)
         return (pm_tmr(pm) >> shift) & size_mask(size);
     pthread_mutex_lock(pm->lock);
     pm_advance(pm);
     pm_changed(pm);
-    uint64_t val = (pm_register(pm, reg) | (uint64_t)pm_register(pm, reg + 4) << 32) >> shift;
+    uint64_t val = pm_register(pm, reg) >> shift;
     pthread_mutex_unlock(pm->lock);
     return val & size_mask(size);
 }
@@ -187,13 +183,10 @@ static void pm_write(void *dev, uint64_t off, unsigned size, uint64_t val)
     unsigned shift = (off & 3) * 8;
     struct pm_request req = {0};
 
-    uint64_t lanes = size_mask(size) << shift;
-    val = val << shift & lanes;
+    uint32_t lanes = (uint32_t)size_mask(size) << shift;
     pthread_mutex_lock(pm->lock);
     pm_advance(pm);
-    pm_write_register(pm, reg, (uint32_t)val, (uint32_t)lanes, &req);
-    if (lanes >> 32)
-        pm_write_register(pm, reg + 4, (uint32_t)(val >> 32), (uint32_t)(lanes >> 32), &req);
+    pm_write_register(pm, reg, (uint32_t)val << shift & lanes, lanes, &req);
     pm_changed(pm);
     pthread_mutex_unlock(pm->lock);
     if (req.reset && pm->config.reset)
@@ -312,7 +305,8 @@ int acpi_pm_init(struct acpi_pm *pm, struct bus *pio, struct loop *loop, pthread
                  const struct acpi_pm_config *config)
 {
     const struct io_range block = {.base = PM_BASE, .len = PM_LEN, .ops = &pm_ops, .dev = pm, .name = "acpi pm"};
-    const struct io_range apm = {.base = ACPI_SMI_CMD_PORT, .len = 2, .ops = &apm_ops, .dev = pm, .name = "smi command"};
+    const struct io_range apm = {
+        .base = ACPI_SMI_CMD_PORT, .len = 2, .ops = &apm_ops, .dev = pm, .name = "smi command"};
 
     *pm = (struct acpi_pm){.lock = lock, .config = *config, .armed_ns = NO_DEADLINE};
     state_reset(&acpi_pm_desc, &pm->s);

@@ -21,16 +21,16 @@
 #define ACPI_PM1A_EVT_LEN 4
 #define ACPI_PM1A_CNT_PORT 0x404 /* PM1a_CNT_BLK, 2 bytes */
 #define ACPI_PM1A_CNT_LEN 2
-#define ACPI_PM_TMR_PORT 0x408   /* PM_TMR_BLK, 4 bytes */
+#define ACPI_PM_TMR_PORT 0x408 /* PM_TMR_BLK, 4 bytes */
 #define ACPI_PM_TMR_LEN 4
-#define ACPI_GPE0_PORT 0x410     /* GPE0_BLK, 8 bytes: 32 status bits, 32 enable bits */
+#define ACPI_GPE0_PORT 0x410 /* GPE0_BLK, 8 bytes: 32 status bits, 32 enable bits */
 #define ACPI_GPE0_LEN 8
-#define ACPI_RESET_PORT 0x418    /* RESET_REG, 1 byte */
-#define ACPI_RESET_VALUE 0x06    /* RESET_VALUE */
-#define ACPI_SMI_CMD_PORT 0xb2   /* SMI_CMD */
-#define ACPI_ENABLE_VALUE 0xe1   /* written there: ACPI_ENABLE ... */
-#define ACPI_DISABLE_VALUE 0x1e  /* ... and ACPI_DISABLE */
-#define ACPI_SCI_IRQ 9           /* SCI_INT */
+#define ACPI_RESET_PORT 0x418   /* RESET_REG, 1 byte */
+#define ACPI_RESET_VALUE 0x06   /* RESET_VALUE */
+#define ACPI_SMI_CMD_PORT 0xb2  /* SMI_CMD */
+#define ACPI_ENABLE_VALUE 0xe1  /* written there: ACPI_ENABLE ... */
+#define ACPI_DISABLE_VALUE 0x1e /* ... and ACPI_DISABLE */
+#define ACPI_SCI_IRQ 9          /* SCI_INT */
 /* FADT flags that describe us: TMR_VAL_EXT only if init was told so; fixed power button; no RTC wake in PM1. */
 #define ACPI_PM_TMR_HZ 3579545
 
@@ -47,8 +47,8 @@ struct acpi_pm_state {
 };
 
 struct acpi_pm_config {
-    bool tmr_val_ext;      /* the PM timer has 32 bits, not 24 */
-    struct irq_line sci;   /* level, active high */
+    bool tmr_val_ext;    /* the PM timer has 32 bits, not 24 */
+    struct irq_line sci; /* level, active high */
     /* The guest has set SLP_EN; `type` is SLP_TYP, 0 to 7. vCPU thread, no lock of ours held. */
     void (*sleep)(void *arg, unsigned type);
     void (*reset)(void *arg); /* the reset register was written; the same */

@@ -251,18 +251,17 @@ static uint64_t hpet_register(struct hpet *h, uint64_t reg)
     }
 }
 
+/* The bus has made aligned accesses of 4 or 8 bytes of whatever the guest did. */
 static uint64_t hpet_read(void *dev, uint64_t off, unsigned size)
 {
     struct hpet *h = dev;
     unsigned shift = (off & 7) * 8;
 
-    if ((off & ~UINT64_C(7)) == MAIN_CNT && shift + size * 8 <= 64)
+    if ((off & ~UINT64_C(7)) == MAIN_CNT)
         return (hpet_counter(h) >> shift) & size_mask(size);
     pthread_mutex_lock(h->lock);
     hpet_changed(h);
     uint64_t v = hpet_register(h, off & ~UINT64_C(7)) >> shift;
-    if (shift + size * 8 > 64)
-        v |= hpet_register(h, (off & ~UINT64_C(7)) + 8) << (64 - shift);
     pthread_mutex_unlock(h->lock);
     return v & size_mask(size);
 }
@@ -287,8 +286,6 @@ static void hpet_write_timer_config(struct hpet *h, unsigned n, uint64_t val, ui
     if (h->wires.msi.send)
         conf |= FSB_EN_CNF;
     conf &= val;
-    if (!(conf & TYPE_CNF))
-        conf &= ~(uint64_t)VAL_SET_CNF;
     /* A route that is not offered is not taken: the guest reads back the old one. */
     if (!(h->route_cap >> ((conf & INT_ROUTE_MASK) >> INT_ROUTE_SHIFT) & 1))
         conf = (conf & ~(uint64_t)INT_ROUTE_MASK) | (h->s.timer_config[n] & INT_ROUTE_MASK);
@@ -345,11 +342,6 @@ static void hpet_write(void *dev, uint64_t off, unsigned size, uint64_t val)
     struct hpet *h = dev;
     unsigned shift = (off & 7) * 8;
 
-    if (off % size) {
-        log_guest(&h->limit, "hpet: the guest wrote %u bytes at offset 0x%llx, which is not aligned; ignored", size,
-                  (unsigned long long)off);
-        return;
-    }
     pthread_mutex_lock(h->lock);
     uint64_t count = hpet_sync(h);
     hpet_write_register(h, off & ~UINT64_C(7), (val & size_mask(size)) << shift, size_mask(size) << shift, count);

@@ -14,7 +14,6 @@
 #include "core/irq.h"
 #include "core/state.h"
 #include "os/loop.h"
-#include "util/log.h"
 
 #define HPET_BASE UINT64_C(0xfed00000)
 #define HPET_SIZE 0x400
@@ -24,15 +23,15 @@
 #define HPET_BLOCK_ID (0x80860000u | 1u << 15 | 1u << 13 | (HPET_COMPARATORS - 1) << 8 | 1)
 
 struct hpet_state {
-    uint64_t config;                       /* GEN_CONF */
-    uint64_t status;                       /* GINTR_STA */
-    uint64_t counter;                      /* MAIN_CNT: made for save, used by load */
+    uint64_t config;                         /* GEN_CONF */
+    uint64_t status;                         /* GINTR_STA */
+    uint64_t counter;                        /* MAIN_CNT: made for save, used by load */
     uint64_t timer_config[HPET_COMPARATORS]; /* the writable bits of Tn_CONF_CAP */
     uint64_t comparator[HPET_COMPARATORS];
-    uint64_t period[HPET_COMPARATORS];     /* the last value written in periodic mode */
-    uint64_t route[HPET_COMPARATORS];      /* FSB: value low, address high */
-    uint64_t due[HPET_COMPARATORS];        /* the count of the next match, in 64 bits */
-    bool armed[HPET_COMPARATORS];          /* there is a next match */
+    uint64_t period[HPET_COMPARATORS]; /* the last value written in periodic mode */
+    uint64_t route[HPET_COMPARATORS];  /* FSB: value low, address high */
+    uint64_t due[HPET_COMPARATORS];    /* the count of the next match, in 64 bits */
+    bool armed[HPET_COMPARATORS];      /* there is a next match */
 };
 
 struct hpet_wires {
@@ -46,8 +45,8 @@ struct hpet_wires {
 
 struct hpet {
     struct hpet_state s;
-    _Atomic bool running;   /* ENABLE_CNF; this and what follows is read without the lock */
-    _Atomic uint64_t bias;  /* MAIN_CNT = bias + host ticks */
+    _Atomic bool running;    /* ENABLE_CNF; this and what follows is read without the lock */
+    _Atomic uint64_t bias;   /* MAIN_CNT = bias + host ticks */
     _Atomic uint64_t halted; /* MAIN_CNT while not running */
     pthread_mutex_t *lock;
     struct hpet_comparator_timer {
@@ -60,7 +59,6 @@ struct hpet {
     uint32_t route_cap;
     uint64_t levels; /* wires that are high; bit 32 is irq0, 33 irq8 */
     bool legacy;     /* what wires.legacy was last told */
-    struct log_limit limit;
 };
 
 /* Adds the chip to the MMIO bus at `base`. `lock` is the chipset lock. 0 or -errno. */

@@ -125,7 +125,7 @@ static void pic_update(struct pic *pic)
 
     /* The cascade is a wire that follows the slave: a request that has gone leaves no edge behind. */
     if (!slave)
-        s->latch[MASTER] &= (uint8_t)~(1u << CASCADE_IR);
+        s->latch[MASTER] &= (uint8_t) ~(1u << CASCADE_IR);
     pic_set_input(s, MASTER, CASCADE_IR, slave);
 
     bool intr = pic_request(s, MASTER) >= 0;
@@ -227,9 +227,7 @@ static void pic_ocw2(struct pic_state *s, int c, uint8_t val)
 
     switch (val & (OCW2_R | OCW2_SL | OCW2_EOI)) {
     case 0:
-    case OCW2_R:
-        s->rotate_aeoi[c] = val & OCW2_R;
-        break;
+    case OCW2_R: s->rotate_aeoi[c] = val & OCW2_R; break;
     case OCW2_EOI:
     case OCW2_R | OCW2_EOI: {
         uint8_t isr = s->isr[c];
@@ -238,22 +236,19 @@ static void pic_ocw2(struct pic_state *s, int c, uint8_t val)
         if (!isr)
             break;
         level = pic_first(s, c, isr);
-        s->isr[c] &= (uint8_t)~(1u << level);
+        s->isr[c] &= (uint8_t) ~(1u << level);
         if (val & OCW2_R)
             s->lowest[c] = (uint8_t)level;
         break;
     }
     case OCW2_SL | OCW2_EOI:
     case OCW2_R | OCW2_SL | OCW2_EOI:
-        s->isr[c] &= (uint8_t)~(1u << level);
+        s->isr[c] &= (uint8_t) ~(1u << level);
         if (val & OCW2_R)
             s->lowest[c] = (uint8_t)level;
         break;
-    case OCW2_R | OCW2_SL:
-        s->lowest[c] = (uint8_t)level;
-        break;
-    default: /* SL alone: no operation */
-        break;
+    case OCW2_R | OCW2_SL: s->lowest[c] = (uint8_t)level; break;
+    default: /* SL alone: no operation */ break;
     }
 }
 
@@ -380,7 +375,7 @@ void pic_reset(struct pic *pic)
 
     pthread_mutex_lock(pic->lock);
     /* The inputs belong to their sources, which a reset of this chip does not move. */
-    lines[MASTER] = pic->s.lines[MASTER] & (uint8_t)~(1u << CASCADE_IR);
+    lines[MASTER] = pic->s.lines[MASTER] & (uint8_t) ~(1u << CASCADE_IR);
     lines[SLAVE] = pic->s.lines[SLAVE];
     state_reset(&pic_desc, &pic->s);
     pic->s.lines[MASTER] = lines[MASTER];

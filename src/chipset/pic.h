@@ -13,14 +13,14 @@
 #include "core/irq.h"
 #include "core/state.h"
 
-struct pic_state { /* element 0 is the master, 1 the slave */
-    uint8_t lines[2];       /* input levels */
-    uint8_t latch[2];       /* edges seen and not yet acknowledged */
-    uint8_t elcr[2];        /* 1 = level triggered */
+struct pic_state {    /* element 0 is the master, 1 the slave */
+    uint8_t lines[2]; /* input levels */
+    uint8_t latch[2]; /* edges seen and not yet acknowledged */
+    uint8_t elcr[2];  /* 1 = level triggered */
     uint8_t imr[2], isr[2];
-    uint8_t icw_next[2];    /* the ICW expected next at A0 = 1 (2 to 4), 0 = initialised */
+    uint8_t icw_next[2]; /* the ICW expected next at A0 = 1 (2 to 4), 0 = initialised */
     uint8_t icw1[2], icw2[2], icw3[2], icw4[2];
-    uint8_t lowest[2];      /* the input with the lowest priority: 7, until rotated */
+    uint8_t lowest[2]; /* the input with the lowest priority: 7, until rotated */
     bool special_mask[2], rotate_aeoi[2], poll[2], read_isr[2];
 };
 

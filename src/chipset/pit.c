@@ -40,11 +40,11 @@ enum { RW_LATCH, RW_LSB, RW_MSB, RW_BOTH };
     STATE_FIELD(struct pit_state, c[i].tick, 1, 0), STATE_FIELD(struct pit_state, c[i].load_at, 1, NEVER),             \
         STATE_FIELD(struct pit_state, c[i].elapsed, 1, 0), STATE_FIELD(struct pit_state, c[i].n, 1, 65536),            \
         STATE_FIELD(struct pit_state, c[i].cr, 1, 0), STATE_FIELD(struct pit_state, c[i].held, 1, 0),                  \
-        STATE_FIELD(struct pit_state, c[i].cw, 1, RW_BOTH << 4), STATE_FIELD(struct pit_state, c[i].gate, 1, (i) != 2), \
-        STATE_FIELD(struct pit_state, c[i].running, 1, 0), STATE_FIELD(struct pit_state, c[i].low_half, 1, 0),         \
-        STATE_FIELD(struct pit_state, c[i].null_count, 1, 1), STATE_FIELD(struct pit_state, c[i].write_msb, 1, 0),     \
-        STATE_FIELD(struct pit_state, c[i].read_msb, 1, 0), STATE_FIELD(struct pit_state, c[i].write_lsb, 1, 0),       \
-        STATE_FIELD(struct pit_state, c[i].count_latched, 1, 0),                                                       \
+        STATE_FIELD(struct pit_state, c[i].cw, 1, RW_BOTH << 4),                                                       \
+        STATE_FIELD(struct pit_state, c[i].gate, 1, (i) != 2), STATE_FIELD(struct pit_state, c[i].running, 1, 0),      \
+        STATE_FIELD(struct pit_state, c[i].low_half, 1, 0), STATE_FIELD(struct pit_state, c[i].null_count, 1, 1),      \
+        STATE_FIELD(struct pit_state, c[i].write_msb, 1, 0), STATE_FIELD(struct pit_state, c[i].read_msb, 1, 0),       \
+        STATE_FIELD(struct pit_state, c[i].write_lsb, 1, 0), STATE_FIELD(struct pit_state, c[i].count_latched, 1, 0),  \
         STATE_FIELD(struct pit_state, c[i].status_latched, 1, 0),                                                      \
         STATE_FIELD(struct pit_state, c[i].count_latch, 1, 0), STATE_FIELD(struct pit_state, c[i].status_latch, 1, 0)
 

@@ -27,9 +27,9 @@ struct pit_counter {
     uint32_t held;    /* what CE shows while it does not count */
     uint8_t cw;       /* control word bits 5 to 0 as written: RW, M, BCD */
     bool gate;
-    bool running;     /* CE has been loaded and goes by `elapsed` */
-    bool low_half;    /* mode 3 */
-    bool null_count;  /* CR is newer than CE */
+    bool running;             /* CE has been loaded and goes by `elapsed` */
+    bool low_half;            /* mode 3 */
+    bool null_count;          /* CR is newer than CE */
     bool write_msb, read_msb; /* RW = 3: the byte that comes next */
     uint8_t write_lsb;
     bool count_latched, status_latched;

@@ -36,9 +36,9 @@ enum {
     REG_C = 0x0c,
     REG_D = 0x0d,
     EQUIPMENT = 0x14,
-    BASE_MEMORY = 0x15,    /* KiB below 640 K */
+    BASE_MEMORY = 0x15,     /* KiB below 640 K */
     EXTENDED_MEMORY = 0x17, /* KiB above 1 MiB */
-    CHECKSUM = 0x2e,       /* of 0x10 to 0x2d, big-endian */
+    CHECKSUM = 0x2e,        /* of 0x10 to 0x2d, big-endian */
     EXTENDED_MEMORY_2 = 0x30,
     CENTURY = 0x32,
     MEMORY_ABOVE_16M = 0x34, /* in 64 KiB */
@@ -72,12 +72,9 @@ enum {
 #define DAY_S 86400
 
 static const struct state_field rtc_fields[] = {
-    STATE_FIELD(struct rtc_state, index, 1, 0),
-    STATE_ARRAY(struct rtc_state, cmos, 1, 0),
-    STATE_FIELD(struct rtc_state, divider_wall_ns, 1, 0),
-    STATE_FIELD(struct rtc_state, base_s, 1, 0),
-    STATE_FIELD(struct rtc_state, weekday, 1, 0),
-    STATE_FIELD(struct rtc_state, seen_s, 1, 0),
+    STATE_FIELD(struct rtc_state, index, 1, 0),           STATE_ARRAY(struct rtc_state, cmos, 1, 0),
+    STATE_FIELD(struct rtc_state, divider_wall_ns, 1, 0), STATE_FIELD(struct rtc_state, base_s, 1, 0),
+    STATE_FIELD(struct rtc_state, weekday, 1, 0),         STATE_FIELD(struct rtc_state, seen_s, 1, 0),
     STATE_FIELD(struct rtc_state, seen_p, 1, 0),
 };
 static const struct state_desc rtc_desc = STATE_DESC("rtc", 1, struct rtc_state, rtc_fields);
@@ -438,7 +435,7 @@ void rtc_reset(struct rtc *rtc)
 
     pthread_mutex_lock(rtc->lock);
     rtc_advance(rtc, os_clock_ns());
-    s->cmos[REG_B] &= (uint8_t)~(B_PIE | B_AIE | B_UIE | B_SQWE);
+    s->cmos[REG_B] &= (uint8_t) ~(B_PIE | B_AIE | B_UIE | B_SQWE);
     s->cmos[REG_C] = 0;
     s->index = 0;
     atomic_store(&rtc->nmi_masked, false);

@@ -18,13 +18,13 @@
 #define RTC_CMOS_SIZE 128
 
 struct rtc_state {
-    uint8_t index;              /* as written to port 0x70, NMI mask included */
+    uint8_t index;               /* as written to port 0x70, NMI mask included */
     uint8_t cmos[RTC_CMOS_SIZE]; /* every register; the time in its own form only while the clock stands */
-    uint64_t divider_wall_ns;   /* wall time at which the divider chain was zero: made for save, used by load */
-    int64_t base_s;             /* the clock's time at that moment, seconds since 1970 in its own zone */
-    uint8_t weekday;            /* added to the weekday that the date has, modulo 7 */
-    uint64_t seen_s;            /* seconds of the divider that have been looked at for UF and AF */
-    uint64_t seen_p;            /* periods of the divider that have been looked at for PF */
+    uint64_t divider_wall_ns;    /* wall time at which the divider chain was zero: made for save, used by load */
+    int64_t base_s;              /* the clock's time at that moment, seconds since 1970 in its own zone */
+    uint8_t weekday;             /* added to the weekday that the date has, modulo 7 */
+    uint64_t seen_s;             /* seconds of the divider that have been looked at for UF and AF */
+    uint64_t seen_p;             /* periods of the divider that have been looked at for PF */
 };
 
 struct rtc {
@@ -34,16 +34,16 @@ struct rtc {
     struct timer timer;
     uint64_t armed_ns; /* what `timer` was last set to */
     struct irq_line irq;
-    bool level;             /* what `irq` was last told */
-    bool connected;         /* IRQF reaches `irq` */
+    bool level;     /* what `irq` was last told */
+    bool connected; /* IRQF reaches `irq` */
     _Atomic bool nmi_masked;
 };
 
 struct rtc_options {
-    bool utc;           /* -u; otherwise the clock shows the host's local time */
-    uint64_t mem_low;   /* bytes of RAM below 4 GiB, of which the first MiB is conventional memory and ROM */
-    uint64_t mem_high;  /* bytes of RAM above 4 GiB */
-    unsigned nvcpus;    /* stored where firmware looks for it (0x5F) */
+    bool utc;          /* -u; otherwise the clock shows the host's local time */
+    uint64_t mem_low;  /* bytes of RAM below 4 GiB, of which the first MiB is conventional memory and ROM */
+    uint64_t mem_high; /* bytes of RAM above 4 GiB */
+    unsigned nvcpus;   /* stored where firmware looks for it (0x5F) */
 };
 
 /* Adds the chip to the I/O port bus. `irq` is IRQ8; `lock` is the chipset lock. 0 or -errno. */

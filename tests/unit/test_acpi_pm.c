@@ -19,8 +19,7 @@ static void on_reset(void *arg) { resets++; }
 
 static int start(void)
 {
-    struct acpi_pm_config config = {
-        .tmr_val_ext = wide, .sci = wire_line(&sci), .sleep = on_sleep, .reset = on_reset};
+    struct acpi_pm_config config = {.tmr_val_ext = wide, .sci = wire_line(&sci), .sleep = on_sleep, .reset = on_reset};
     return acpi_pm_init(&pm, pio, loop, &chipset_lock, &config);
 }
 
@@ -142,6 +141,8 @@ static void test_enable(void **state)
     assert_int_equal(inw(CNT), 1);
     migrate();
     assert_int_equal(inw(CNT), 1);
+    outb(ACPI_SMI_CMD_PORT + 1, ACPI_DISABLE_VALUE);
+    assert_int_equal(inw(CNT), 1);
     outb(ACPI_SMI_CMD_PORT, ACPI_DISABLE_VALUE);
     assert_int_equal(inw(CNT), 0);
     outb(ACPI_SMI_CMD_PORT + 1, ACPI_ENABLE_VALUE); /* the data port is only a scratch register */
@@ -261,7 +262,7 @@ static void test_odd_accesses(void **state)
 {
     outw(CNT, 0x0403);
     outw(EN, 0x0121);
-    assert_int_equal(inl(EN), 0x04030121);   /* across two blocks */
+    assert_int_equal(inl(EN), 0x04030121); /* across two blocks */
     assert_int_equal(inb(EN), 0x21);
     assert_int_equal(inb(EN + 1), 0x01);
     assert_int_equal(bus_read(pio, STS, 8), 0x0000040301210000);
@@ -300,8 +301,8 @@ static void test_fuzz(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_timer), T(test_timer_overflow), T(test_enable),         T(test_power_button), T(test_sleep),
-        T(test_gpe),   T(test_reset_register), T(test_odd_accesses),   T(test_fuzz),
+        T(test_timer), T(test_timer_overflow), T(test_enable),       T(test_power_button), T(test_sleep),
+        T(test_gpe),   T(test_reset_register), T(test_odd_accesses), T(test_fuzz),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -362,6 +362,10 @@ static void test_poll(void **state)
     program(0x01);
     outb(0x20, 0x0c);
     assert_int_equal(inb(0x20) & 0x80, 0);
+    pulse(0);
+    outb(0x20, 0x0c);
+    assert_int_equal(inb(0x21), 0x80);
+    outb(0x20, NONSPECIFIC_EOI);
     outb(0x21, 0xff & ~0x40);
     pulse(6);
     outb(0x20, 0x0c);
@@ -417,6 +421,39 @@ static void test_initialisation(void **state)
     set(4, true);
     assert_int_equal(pic_ack(&pic), 0x34);
     outb(0x20, NONSPECIFIC_EOI);
+    assert_false(intr.level);
+}
+
+/* A master that has not been told of a slave takes IR2 for an ordinary input. */
+static void test_no_slave(void **state)
+{
+    program(0x01);
+    outb(0x20, 0x11);
+    outb(0x21, 0x30);
+    outb(0x21, 0x00);
+    outb(0x21, 0x01);
+    pulse(9);
+    assert_int_equal(pic_ack(&pic), 0x32);
+    assert_int_equal(read_isr(0xa0), 0);
+    program(0x01);
+    outb(0x20, 0x13); /* single, though ICW3 says something from before */
+    outb(0x21, 0x30);
+    outb(0x21, 0x01);
+    migrate();
+    pulse(9);
+    assert_int_equal(pic_ack(&pic), 0x32);
+}
+
+/* The slave's INT falls at each INTA, or the master would miss the second request. */
+static void test_slave_edges(void **state)
+{
+    program(0x03);
+    pulse(12);
+    pulse(9);
+    assert_int_equal(pic_ack(&pic), 0x71);
+    assert_true(intr.level);
+    migrate();
+    assert_int_equal(pic_ack(&pic), 0x74);
     assert_false(intr.level);
 }
 
@@ -483,14 +520,24 @@ static void test_fuzz(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_reset_is_masked),   T(test_vectors),
-        T(test_edge_is_remembered), T(test_nesting),
-        T(test_simultaneous),      T(test_aeoi_and_rotation),
-        T(test_rotation_commands), T(test_special_mask),
-        T(test_special_fully_nested), T(test_spurious),
-        T(test_level),             T(test_poll),
-        T(test_initialisation),    T(test_wrong_slave_number),
-        T(test_intr_edges),        T(test_fuzz),
+        T(test_reset_is_masked),
+        T(test_vectors),
+        T(test_edge_is_remembered),
+        T(test_nesting),
+        T(test_simultaneous),
+        T(test_aeoi_and_rotation),
+        T(test_rotation_commands),
+        T(test_special_mask),
+        T(test_special_fully_nested),
+        T(test_spurious),
+        T(test_level),
+        T(test_poll),
+        T(test_initialisation),
+        T(test_wrong_slave_number),
+        T(test_intr_edges),
+        T(test_no_slave),
+        T(test_slave_edges),
+        T(test_fuzz),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

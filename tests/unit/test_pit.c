@@ -28,6 +28,7 @@ static void migrate(void)
 {
     struct state_blob blob = {0};
     size_t pos = 0;
+    bool connected = pit.connected;
 
     assert_int_equal(pit_save(&pit, &blob), 0);
     pit_fini(&pit);
@@ -35,8 +36,14 @@ static void migrate(void)
     memset(&pit, 0xa5, sizeof(pit));
     fake_ns += 777777;
     assert_int_equal(pit_init(&pit, pio, loop, &chipset_lock, wire_line(&irq0)), 0);
+    struct wire before = irq0;
+    irq0.level = !irq0.level;
     assert_int_equal(pit_load(&pit, blob.data, blob.len, &pos), 0);
     assert_int_equal(pos, blob.len);
+    if (connected) {
+        assert_int_equal(irq0.level, before.level);
+        irq0 = before;
+    }
     free(blob.data);
 }
 
@@ -230,8 +237,8 @@ static void compare(const struct model *m, bool count_known, unsigned step)
         count |= (unsigned)inb(0x42) << 8;
     unsigned mask = rw == 1 ? 0xff : rw == 2 ? 0xff00 : 0xffff;
     if (status != (m->out << 7 | m->null << 6 | m->cw) || (count_known && count != (model_shown(m) & mask)))
-        fail_msg("step %u, mode %u, control %02x, count %u: status %02x, want %02x; count %04x, want %04x", step, m->mode,
-                 m->cw, m->cr, status, m->out << 7 | m->null << 6 | m->cw, count, model_shown(m) & mask);
+        fail_msg("step %u, mode %u, control %02x, count %u: status %02x, want %02x; count %04x, want %04x", step,
+                 m->mode, m->cw, m->cr, status, m->out << 7 | m->null << 6 | m->cw, count, model_shown(m) & mask);
     assert_int_equal(inb(0x61) >> 5 & 1, m->out);
 }
 
@@ -324,7 +331,8 @@ static void test_periodic(void **state)
             unsigned count = read_count(0);
             pass(NS_PER_S, &pit.armed_ns);
             if (mode == 2)
-                assert_int_equal(read_count(0), (((count ? count : 65536) + n - 1 - (tick() - start) % n) % n + 1) & 0xffff);
+                assert_int_equal(read_count(0),
+                                 (((count ? count : 65536) + n - 1 - (tick() - start) % n) % n + 1) & 0xffff);
         }
     }
 }
@@ -365,9 +373,11 @@ static void test_one_shot(void **state)
     start = tick();
     irq0.rises = 0;
     jump(pit.epoch_ns + ticks_to_ns(start + 502, PIT_HZ) - 1 - fake_ns);
+    assert_int_equal(read_status(0), 0x38); /* the strobe: low for one CLK */
     assert_int_equal(irq0.rises, 0);
     jump(1);
     assert_int_equal(irq0.rises, 1);
+    assert_int_equal(read_status(0), 0xb8);
     pass(NS_PER_S, &pit.armed_ns);
     assert_int_equal(irq0.rises, 1);
 }
