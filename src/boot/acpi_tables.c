@@ -61,10 +61,7 @@ static void finish(uint8_t *table, const char *signature, unsigned revision, siz
     table[9] = checksum(table, len);
 }
 
-static void list(struct tables *t, uint64_t gpa)
-{
-    t->listed[t->nlisted++] = gpa;
-}
+static void list(struct tables *t, uint64_t gpa) { t->listed[t->nlisted++] = gpa; }
 
 /* A Generic Address Structure for I/O ports; access: 1 byte, 2 word, 3 dword. */
 static void put_gas_io(uint8_t *p, uint16_t port, unsigned bits, unsigned access)
@@ -114,7 +111,7 @@ static void build_fadt(struct tables *t, const struct platform *p, uint64_t dsdt
     f[89] = 2;
     f[91] = 4;
     f[92] = p->gpe0 ? (uint8_t)p->gpe0_len : 0;
-    put_le16(f + 96, 101);  /* P_LVL2_LAT, P_LVL3_LAT: above 100 and 1000, no C2 and C3 */
+    put_le16(f + 96, 101); /* P_LVL2_LAT, P_LVL3_LAT: above 100 and 1000, no C2 and C3 */
     put_le16(f + 98, 1001);
     f[108] = p->rtc_century;
     put_le16(f + 109, (uint16_t)iapc_boot_arch(p));

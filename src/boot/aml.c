@@ -346,7 +346,8 @@ void aml_res_io_window(struct aml *a, uint16_t first, uint16_t last)
 
 void aml_res_memory_window(struct aml *a, uint64_t first, uint64_t last)
 {
-    address_space(a, last <= UINT32_MAX ? 4 : 8, SPACE_MEMORY, SPACE_PRODUCED, 1, first, last); /* read-write, uncached */
+    address_space(a, last <= UINT32_MAX ? 4 : 8, SPACE_MEMORY, SPACE_PRODUCED, 1, first,
+                  last); /* read-write, uncached */
 }
 
 void aml_res_memory64(struct aml *a, uint64_t base, uint64_t len)

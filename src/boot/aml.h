@@ -73,12 +73,12 @@ void aml_field(struct aml *, const char *name, unsigned bits);
 void aml_template(struct aml *);
 void aml_template_end(struct aml *);
 void aml_res_io(struct aml *, uint16_t base, uint16_t len);
-void aml_res_irq(struct aml *, uint16_t mask);                                  /* edge, active high, exclusive */
+void aml_res_irq(struct aml *, uint16_t mask); /* edge, active high, exclusive */
 void aml_res_irq_flags(struct aml *, uint16_t mask, bool level, bool low, bool shared);
-void aml_res_memory32(struct aml *, uint32_t base, uint32_t len);               /* fixed, read-write */
-void aml_res_bus_window(struct aml *, uint16_t first, uint16_t last);           /* what a bridge hands down */
+void aml_res_memory32(struct aml *, uint32_t base, uint32_t len);     /* fixed, read-write */
+void aml_res_bus_window(struct aml *, uint16_t first, uint16_t last); /* what a bridge hands down */
 void aml_res_io_window(struct aml *, uint16_t first, uint16_t last);
-void aml_res_memory_window(struct aml *, uint64_t first, uint64_t last);        /* 32 or 64 bits, as it takes */
-void aml_res_memory64(struct aml *, uint64_t base, uint64_t len);               /* consumed, above 4 GiB too */
+void aml_res_memory_window(struct aml *, uint64_t first, uint64_t last); /* 32 or 64 bits, as it takes */
+void aml_res_memory64(struct aml *, uint64_t base, uint64_t len);        /* consumed, above 4 GiB too */
 
 #endif

@@ -92,10 +92,7 @@ static int find_pvh(const struct boot_image *img, const struct segment *s, struc
     return err;
 }
 
-static bool overlaps(uint64_t base, uint64_t len, uint64_t from, uint64_t to)
-{
-    return base < to && from < base + len;
-}
+static bool overlaps(uint64_t base, uint64_t len, uint64_t from, uint64_t to) { return base < to && from < base + len; }
 
 static int load_segment(const struct boot_image *img, struct guest_mem *mem, uint64_t floor, unsigned index,
                         const struct segment *s, char *why, size_t n)
@@ -152,8 +149,8 @@ static int check_header(const struct boot_image *img, struct elf_kernel *out, ui
         return boot_fail(why, n, -ENOEXEC, "kernel \"%s\" is for another processor: ELF machine %u, expected %u or %u",
                          img->path, machine, EM_386, EM_X86_64);
     if (type != ET_EXEC && type != ET_DYN)
-        return boot_fail(why, n, -ENOEXEC, "kernel \"%s\" is no ELF executable: its type is %u, expected %u",
-                         img->path, type, ET_EXEC);
+        return boot_fail(why, n, -ENOEXEC, "kernel \"%s\" is no ELF executable: its type is %u, expected %u", img->path,
+                         type, ET_EXEC);
     unsigned phentsize;
     if (out->is64) {
         out->entry = get_le64(h + offsetof(Elf64_Ehdr, e_entry));

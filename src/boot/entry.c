@@ -40,8 +40,7 @@ static int entry_common(struct x86_state *s, struct guest_mem *mem, uint32_t gdt
     struct x86_segment data = x86_flat_segment(ENTRY_DS, ATTR_DATA);
     s->seg[SEG_CS] = x86_flat_segment(ENTRY_CS, code_attr);
     s->seg[SEG_DS] = s->seg[SEG_ES] = s->seg[SEG_SS] = s->seg[SEG_FS] = s->seg[SEG_GS] = data;
-    s->seg[SEG_TR] =
-        (struct x86_segment){.base = gdt + TSS_AT, .limit = TSS_LIMIT, .attr = ATTR_TSS, .sel = ENTRY_TSS};
+    s->seg[SEG_TR] = (struct x86_segment){.base = gdt + TSS_AT, .limit = TSS_LIMIT, .attr = ATTR_TSS, .sel = ENTRY_TSS};
     s->seg[SEG_LDTR] = (struct x86_segment){.attr = SEG_UNUSABLE};
     s->gdtr = (struct x86_table){.base = gdt, .limit = ENTRY_TSS + 15};
     s->idtr = (struct x86_table){0};

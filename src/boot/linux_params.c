@@ -49,8 +49,9 @@ int linux_header_read(const struct boot_file *f, struct linux_header *h, char *w
                          f->path, h->version >> 8, h->version & 0xff);
     h->end = BP_HEADER + h->raw[BP_JUMP + 1];
     if (h->end < MIN_HEADER_END || h->end > sizeof(h->raw))
-        return boot_fail(why, n, -EINVAL, "kernel \"%s\" is damaged: its setup header ends at 0x%x, expected 0x%x to 0x%zx",
-                         f->path, h->end, MIN_HEADER_END, sizeof(h->raw));
+        return boot_fail(why, n, -EINVAL,
+                         "kernel \"%s\" is damaged: its setup header ends at 0x%x, expected 0x%x to 0x%zx", f->path,
+                         h->end, MIN_HEADER_END, sizeof(h->raw));
     memset(h->raw + h->end, 0, sizeof(h->raw) - h->end);
     if (!(h->raw[BP_LOADFLAGS] & LOADED_HIGH))
         return boot_fail(why, n, -ENOTSUP,

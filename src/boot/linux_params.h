@@ -60,10 +60,10 @@ struct linux_header {
     uint64_t kernel_size;       /* protected-mode kernel, bytes; wholly in the file */
     uint32_t cmdline_size;      /* longest command line, without its zero */
     uint64_t initrd_addr_max;
-    uint64_t load_addr;         /* where we put the protected-mode kernel */
-    uint64_t needed;            /* bytes from load_addr that the kernel wants before it knows the memory map */
+    uint64_t load_addr; /* where we put the protected-mode kernel */
+    uint64_t needed;    /* bytes from load_addr that the kernel wants before it knows the memory map */
     bool entry64;
-    bool above_4g;              /* the initrd may be */
+    bool above_4g;                           /* the initrd may be */
     uint32_t payload_offset, payload_length; /* of the compressed kernel in the protected-mode one; 0: unknown */
 };
 

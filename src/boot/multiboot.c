@@ -90,10 +90,11 @@ static int load_raw(const struct boot_file *f, const struct header *h, struct gu
                     char *why, size_t n)
 {
     if (h->header_addr < h->load_addr || h->header_addr - h->load_addr > h->offset)
-        return boot_fail(why, n, -EINVAL,
-                         "kernel \"%s\" is damaged: its multiboot header stands at 0x%x of the file, but says that 0x%x "
-                         "bytes of what is loaded come before it",
-                         f->path, h->offset, h->header_addr - h->load_addr);
+        return boot_fail(
+            why, n, -EINVAL,
+            "kernel \"%s\" is damaged: its multiboot header stands at 0x%x of the file, but says that 0x%x "
+            "bytes of what is loaded come before it",
+            f->path, h->offset, h->header_addr - h->load_addr);
     uint64_t off = h->offset - (h->header_addr - h->load_addr), len = f->size - off;
     if (h->load_end_addr) {
         if (h->load_end_addr <= h->load_addr || h->load_end_addr - h->load_addr > len)
@@ -108,9 +109,10 @@ static int load_raw(const struct boot_file *f, const struct header *h, struct gu
         return boot_fail(why, n, -EINVAL, "kernel \"%s\" is damaged: its .bss ends at 0x%llx, before its data (0x%llx)",
                          f->path, (unsigned long long)bss_end, (unsigned long long)end);
     if (h->load_addr < LAYOUT_HIGH && bss_end > LAYOUT_EBDA)
-        return boot_fail(why, n, -EINVAL,
-                         "kernel \"%s\" loads to 0x%x-0x%llx, over the firmware's tables at 0x%x-0x%x; link it elsewhere",
-                         f->path, h->load_addr, (unsigned long long)bss_end - 1, LAYOUT_EBDA, LAYOUT_HIGH - 1);
+        return boot_fail(
+            why, n, -EINVAL,
+            "kernel \"%s\" loads to 0x%x-0x%llx, over the firmware's tables at 0x%x-0x%x; link it elsewhere", f->path,
+            h->load_addr, (unsigned long long)bss_end - 1, LAYOUT_EBDA, LAYOUT_HIGH - 1);
     struct boot_image img = boot_image_file(f);
     int err = boot_image_load(&img, off, len, mem, h->load_addr);
     if (!err)
@@ -207,12 +209,12 @@ static int load_module(const struct multiboot_module *m, struct guest_mem *mem, 
 {
     struct boot_image img = boot_image_file(m->file);
     if (m->file->size > mem->low_len || gpa > mem->low_len - m->file->size)
-        return boot_fail(why, n, -ENOMEM,
-                         "module \"%s\" does not fit: it has %llu MiB, and from 0x%llx on the machine has %llu MiB free; "
-                         "give it more with -m",
-                         m->file->path, (unsigned long long)(align_up(m->file->size, MiB(1)) >> 20),
-                         (unsigned long long)gpa,
-                         (unsigned long long)(gpa < mem->low_len ? (mem->low_len - gpa) >> 20 : 0));
+        return boot_fail(
+            why, n, -ENOMEM,
+            "module \"%s\" does not fit: it has %llu MiB, and from 0x%llx on the machine has %llu MiB free; "
+            "give it more with -m",
+            m->file->path, (unsigned long long)(align_up(m->file->size, MiB(1)) >> 20), (unsigned long long)gpa,
+            (unsigned long long)(gpa < mem->low_len ? (mem->low_len - gpa) >> 20 : 0));
     int err = boot_image_load(&img, 0, m->file->size, mem, gpa);
     return err ? read_failed("module", m->file, err, why, n) : 0;
 }

@@ -70,7 +70,7 @@ struct platform {
     } com[4];
     bool has_rtc, has_i8042, has_ps2_mouse;
     bool has_vga;
-    uint16_t fwcfg_port; /* 0: absent; 12 ports */
+    uint16_t fwcfg_port;                   /* 0: absent; 12 ports */
     const struct platform_ports *reserved; /* other ports that belong to the board */
     unsigned nreserved;
 };

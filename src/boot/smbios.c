@@ -100,9 +100,9 @@ static void bios(struct writer *w, const struct smbios_params *p)
     s[0x05] = string(w, p->version);
     put_le16(s + 0x06, LAYOUT_SMBIOS >> 4);
     s[0x08] = string(w, "01/01/2025");
-    put_le64(s + 0x0a, 1u << 7);       /* PCI */
-    s[0x12] = 1u << 0;                 /* ACPI */
-    s[0x13] = 1u << 4;                 /* a virtual machine */
+    put_le64(s + 0x0a, 1u << 7);        /* PCI */
+    s[0x12] = 1u << 0;                  /* ACPI */
+    s[0x13] = 1u << 4;                  /* a virtual machine */
     s[0x14] = s[0x16] = s[0x17] = 0xff; /* releases: none to tell */
     s[0x15] = 0xff;
     end(w);
@@ -176,8 +176,8 @@ static void processor(struct writer *w, const struct smbios_params *p, unsigned 
     put_le32(s + 0x08, p->cpu_signature);
     put_le32(s + 0x0c, p->cpu_features);
     s[0x10] = string(w, p->cpu_brand ? p->cpu_brand : "Unknown");
-    s[0x18] = 0x41; /* populated, enabled */
-    s[0x19] = 1;    /* upgrade: other */
+    s[0x18] = 0x41;                /* populated, enabled */
+    s[0x19] = 1;                   /* upgrade: other */
     put_le16(s + 0x1a, NO_HANDLE); /* caches */
     put_le16(s + 0x1c, NO_HANDLE);
     put_le16(s + 0x1e, NO_HANDLE);

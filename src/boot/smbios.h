@@ -8,10 +8,10 @@
 #include "core/mem.h"
 
 struct smbios_params {
-    uint8_t uuid[16];        /* in the order it is written: RFC 4122 */
-    const char *version;     /* of xhyve */
-    const char *serial;      /* of the machine; NULL: "None" */
-    const char *cpu_vendor;  /* as CPUID says; NULL: "Unknown" */
+    uint8_t uuid[16];       /* in the order it is written: RFC 4122 */
+    const char *version;    /* of xhyve */
+    const char *serial;     /* of the machine; NULL: "None" */
+    const char *cpu_vendor; /* as CPUID says; NULL: "Unknown" */
     const char *cpu_brand;
     uint32_t cpu_signature, cpu_features; /* CPUID.1:EAX and EDX */
     unsigned sockets, cores, threads;     /* cores a socket, threads a core; all at least 1 */

@@ -37,7 +37,9 @@ struct stream {
 #ifdef HAVE_ZLIB
 static int unpack_gzip(const struct stream *s)
 {
-    z_stream z = {.next_in = (Bytef *)(uintptr_t)s->in, .avail_in = (uInt)s->in_len, .next_out = s->out,
+    z_stream z = {.next_in = (Bytef *)(uintptr_t)s->in,
+                  .avail_in = (uInt)s->in_len,
+                  .next_out = s->out,
                   .avail_out = (uInt)s->out_len};
     if (inflateInit2(&z, 15 + 16) != Z_OK) /* 32 KiB window, gzip header */
         return -ENOMEM;
@@ -159,8 +161,9 @@ static int check_format(const struct boot_file *f, const struct format *format, 
                          "leave out \"unpack\"",
                          f->path);
     if (!format->library)
-        return boot_fail(why, n, -ENOTSUP, "kernel \"%s\" is packed with %s, which \"unpack\" does not know; leave it out",
-                         f->path, format->name);
+        return boot_fail(why, n, -ENOTSUP,
+                         "kernel \"%s\" is packed with %s, which \"unpack\" does not know; leave it out", f->path,
+                         format->name);
     if (!format->unpack)
         return boot_fail(why, n, -ENOTSUP,
                          "kernel \"%s\" is packed with %s, but this xhyve was built without %s; leave out \"unpack\"",
@@ -215,14 +218,16 @@ int unpack_payload(const struct boot_file *f, const struct linux_header *h, uint
 {
     *data = NULL;
     if (h->payload_length == 0)
-        return boot_fail(why, n, -ENOTSUP,
-                         "kernel \"%s\" does not say where its payload is (boot protocol %u.%02u, \"unpack\" needs 2.08);"
-                         " leave out \"unpack\"",
-                         f->path, h->version >> 8, h->version & 0xff);
+        return boot_fail(
+            why, n, -ENOTSUP,
+            "kernel \"%s\" does not say where its payload is (boot protocol %u.%02u, \"unpack\" needs 2.08);"
+            " leave out \"unpack\"",
+            f->path, h->version >> 8, h->version & 0xff);
     uint64_t off = h->payload_offset, len = h->payload_length;
     if (len < 16 || off > h->kernel_size || len > h->kernel_size - off)
-        return boot_fail(why, n, -EINVAL, "kernel \"%s\" is damaged: its payload (%llu bytes at 0x%llx) is not inside it",
-                         f->path, (unsigned long long)len, (unsigned long long)off);
+        return boot_fail(why, n, -EINVAL,
+                         "kernel \"%s\" is damaged: its payload (%llu bytes at 0x%llx) is not inside it", f->path,
+                         (unsigned long long)len, (unsigned long long)off);
     uint8_t *packed = map_anonymous(len);
     if (!packed)
         return boot_fail(why, n, -ENOMEM, "kernel \"%s\": the host has no %llu MiB to read it", f->path,

@@ -49,15 +49,33 @@ static void make_elf(struct fixture *f, bool is64, bool pvh)
     f->len = note + note_len;
 
     uint64_t vaddr = is64 ? 0xffffffff80000000 + CODE_AT : 0xc0000000 + CODE_AT;
-    Elf64_Ehdr h64 = {.e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = 1, .e_entry = vaddr + 0x40, .e_phoff = 64,
-                      .e_phentsize = 56, .e_phnum = 2};
-    Elf32_Ehdr h32 = {.e_type = ET_EXEC, .e_machine = EM_386, .e_version = 1, .e_entry = (uint32_t)vaddr + 0x40,
-                      .e_phoff = 52, .e_phentsize = 32, .e_phnum = 2};
-    Elf64_Phdr p64[2] = {{.p_type = PT_LOAD, .p_offset = code, .p_vaddr = vaddr, .p_paddr = CODE_AT,
-                          .p_filesz = CODE_SIZE, .p_memsz = CODE_SIZE + BSS_SIZE},
+    Elf64_Ehdr h64 = {.e_type = ET_EXEC,
+                      .e_machine = EM_X86_64,
+                      .e_version = 1,
+                      .e_entry = vaddr + 0x40,
+                      .e_phoff = 64,
+                      .e_phentsize = 56,
+                      .e_phnum = 2};
+    Elf32_Ehdr h32 = {.e_type = ET_EXEC,
+                      .e_machine = EM_386,
+                      .e_version = 1,
+                      .e_entry = (uint32_t)vaddr + 0x40,
+                      .e_phoff = 52,
+                      .e_phentsize = 32,
+                      .e_phnum = 2};
+    Elf64_Phdr p64[2] = {{.p_type = PT_LOAD,
+                          .p_offset = code,
+                          .p_vaddr = vaddr,
+                          .p_paddr = CODE_AT,
+                          .p_filesz = CODE_SIZE,
+                          .p_memsz = CODE_SIZE + BSS_SIZE},
                          {.p_type = PT_NOTE, .p_offset = note, .p_filesz = note_len, .p_memsz = note_len}};
-    Elf32_Phdr p32[2] = {{.p_type = PT_LOAD, .p_offset = (uint32_t)code, .p_vaddr = (uint32_t)vaddr, .p_paddr = CODE_AT,
-                          .p_filesz = CODE_SIZE, .p_memsz = CODE_SIZE + BSS_SIZE},
+    Elf32_Phdr p32[2] = {{.p_type = PT_LOAD,
+                          .p_offset = (uint32_t)code,
+                          .p_vaddr = (uint32_t)vaddr,
+                          .p_paddr = CODE_AT,
+                          .p_filesz = CODE_SIZE,
+                          .p_memsz = CODE_SIZE + BSS_SIZE},
                          {.p_type = PT_NOTE, .p_offset = (uint32_t)note, .p_filesz = note_len, .p_memsz = note_len}};
     memcpy(h64.e_ident, "\177ELF\2\1\1", 7);
     memcpy(h32.e_ident, "\177ELF\1\1\1", 7);

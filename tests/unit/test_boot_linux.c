@@ -121,7 +121,10 @@ static void entry_64(void **state)
     uint8_t initrd_data[5000];
     memset(initrd_data, 0x5a, sizeof(initrd_data));
     struct boot_file initrd = file_of(initrd_data, sizeof(initrd_data), "initrd");
-    struct linux_boot b = {.initrd = &initrd, .cmdline = "console=ttyS0 a=b", .acpi_rsdp = 0xe1000, .rng_seed = seed,
+    struct linux_boot b = {.initrd = &initrd,
+                           .cmdline = "console=ttyS0 a=b",
+                           .acpi_rsdp = 0xe1000,
+                           .rng_seed = seed,
                            .rng_seed_len = sizeof(seed)};
     assert_int_equal(load(f, &b), 0);
     boot_file_close(&initrd);
@@ -393,8 +396,7 @@ static const struct packer packers[] = {
     {"gzip", pack_gzip},
 #endif
 #ifdef HAVE_LZMA
-    {"xz", pack_xz},
-    {"lzma", pack_lzma},
+    {"xz", pack_xz},     {"lzma", pack_lzma},
 #endif
 #ifdef HAVE_LZ4
     {"lz4", pack_lz4},

@@ -46,9 +46,18 @@ static void make_elf(struct fixture *f, uint32_t paddr)
 {
     memset(f->image, 0, sizeof(f->image));
     f->len = 0x1000 + 2000;
-    Elf32_Ehdr h = {.e_type = ET_EXEC, .e_machine = EM_386, .e_version = 1, .e_entry = 0xc0000010, .e_phoff = 52,
-                    .e_phentsize = 32, .e_phnum = 1};
-    Elf32_Phdr p = {.p_type = PT_LOAD, .p_offset = 0x1000, .p_vaddr = 0xc0000000, .p_paddr = paddr, .p_filesz = 2000,
+    Elf32_Ehdr h = {.e_type = ET_EXEC,
+                    .e_machine = EM_386,
+                    .e_version = 1,
+                    .e_entry = 0xc0000010,
+                    .e_phoff = 52,
+                    .e_phentsize = 32,
+                    .e_phnum = 1};
+    Elf32_Phdr p = {.p_type = PT_LOAD,
+                    .p_offset = 0x1000,
+                    .p_vaddr = 0xc0000000,
+                    .p_paddr = paddr,
+                    .p_filesz = 2000,
                     .p_memsz = 0x3000};
     memcpy(h.e_ident, "\177ELF\1\1\1", 7);
     memcpy(f->image, &h, sizeof(h));
@@ -232,8 +241,9 @@ static void hostile(void **state)
 {
     struct fixture *f = *state;
     struct multiboot_boot b = {0};
-    static const uint32_t values[] = {0, 1, 0x1000, 0x9fc00, 0xfffff, 0x100000, LOAD_AT - 1, LOAD_AT + 0x41, MiB(8) - 1,
-                                      MiB(8), 0xc0000000, 0x7fffffff, 0xffffffff};
+    static const uint32_t values[] = {0,          1,           0x1000,         0x9fc00,    0xfffff,
+                                      0x100000,   LOAD_AT - 1, LOAD_AT + 0x41, MiB(8) - 1, MiB(8),
+                                      0xc0000000, 0x7fffffff,  0xffffffff};
     for (unsigned field = 12; field < 32; field += 4) {
         for (size_t i = 0; i < ARRAY_LEN(values); i++) {
             make_raw(f);

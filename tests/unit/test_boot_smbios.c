@@ -110,15 +110,16 @@ static void dmidecode_reads(void **state)
             if (entry == 0) /* leave the 2.8 entry alone */
                 memset(ram + LAYOUT_SMBIOS + 0x20, 0, 24);
             put_file(path, ram, MiB(1));
-            int bad = run("PATH=$PATH:/usr/sbin; cd '%s' && dmidecode --no-sysfs -d memory >out 2>err && ! test -s err && "
-                          "! grep -Ei 'truncated|invalid|bad|out of spec|wrong|broken' out && "
-                          "grep -q 'SMBIOS %s present' out && "
-                          "grep -q 'UUID: 00112233-4455-6677-8899-aabbccddeeff' out && "
-                          "test $(grep -c 'Processor Information' out) = %u && "
-                          "grep -q '^.Size: %s$' out && grep -q 'ID: A9 06 03 00 FF FB 83 17' out && "
-                          "grep -q 'Core Count: 2' out && grep -q 'ACPI is supported' out && "
-                          "grep -q 'No errors detected' out",
-                          dir, entry ? "3.0.0" : "2.8", cases[i].sockets, cases[i].size);
+            int bad = run(
+                "PATH=$PATH:/usr/sbin; cd '%s' && dmidecode --no-sysfs -d memory >out 2>err && ! test -s err && "
+                "! grep -Ei 'truncated|invalid|bad|out of spec|wrong|broken' out && "
+                "grep -q 'SMBIOS %s present' out && "
+                "grep -q 'UUID: 00112233-4455-6677-8899-aabbccddeeff' out && "
+                "test $(grep -c 'Processor Information' out) = %u && "
+                "grep -q '^.Size: %s$' out && grep -q 'ID: A9 06 03 00 FF FB 83 17' out && "
+                "grep -q 'Core Count: 2' out && grep -q 'ACPI is supported' out && "
+                "grep -q 'No errors detected' out",
+                dir, entry ? "3.0.0" : "2.8", cases[i].sockets, cases[i].size);
             if (bad) {
                 run("cat '%s/out' '%s/err' >&2", dir, dir);
                 fail_msg("dmidecode does not like case %zu, entry %u", i, entry);
