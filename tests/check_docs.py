@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Checks that docs/xhyve.1 and the usage text say what the command line accepts, no less and no more.
+"""Checks that documentation and source agree.
 
-    tests/check_docs.py [PROJECT]     compare both with PROJECT/src/config (default: this project); 1 if they differ
+    tests/check_docs.py [PROJECT]     check a project (default: this one); 1 if something is wrong
     tests/check_docs.py --lint        have mandoc read the man page; 77 (skipped) without mandoc
     tests/check_docs.py --self-test   show that each rule can fail, on texts spoiled for it
 
-What is accepted is read out of the source: the letters from getopt's string in cmdline.c, the settings from the table in
-names.c, devices and ways to boot from devices.c.
+docs/xhyve.1 and the usage text name what the command line accepts, no less and no more. That is read out of the source:
+letters from getopt's string in cmdline.c, settings from the table in names.c, devices and ways to boot from devices.c.
+
+Files that a .md file names between backquotes or links to exist. A block that opens with ```c PATH is a quotation: its
+lines stand in that file, in this order and next to each other.
 """
 
 import os
@@ -66,12 +69,12 @@ def check(texts):
     usage = between(texts["cmdline.c"], "config_usage[] =", ";\n\n")
     # `-H  -P` share a line, so do `-h  -v`; what follows is the text of the option.
     heads = [re.match(r'\s*"((?:  -\w)+)', line) for line in usage.split("\n")]
-    compare("usage text", know["letters"], set(re.findall(r"-(\w)", " ".join(h.group(1) for h in heads if h))), "option -")
-    synopsis = section(page, "SYNOPSIS")
+    named = set(re.findall(r"-(\w)", " ".join(head.group(1) for head in heads if head)))
+    compare("usage text", know["letters"], named, "option -")
     # What this version always refuses has no place in the synopsis.
     refused = set(re.findall(r"^\.It Fl (\w)", section(page, "CAVEATS"), re.M)) - know["letters"].intersection("fl")
-    shown = set("".join(a + b for a, b in re.findall(r"Fl (\w+)(?: \| (\w))?", synopsis)))
-    compare(f"{PAGE}, synopsis", know["letters"] - refused - {"M"}, shown, "option -")
+    shown = set("".join(re.findall(r"^\.(?:Op )?Fl (\w+(?: \| \w)*)", section(page, "SYNOPSIS"), re.M))) - set(" |")
+    compare(f"{PAGE}, synopsis", know["letters"] - refused, shown, "option -")
     # A letter that takes an argument shows one behind it.
     for letter in sorted(know["letters"]):
         head = re.search(rf"^\.It Fl {letter}\b(.*)", page, re.M)
@@ -82,16 +85,57 @@ def check(texts):
     found = set(re.findall(r"^\.It Va (\S+)", names, re.M))
     compare(PAGE, know["settings"] | {"pci.0.SLOT.FUNCTION.device"}, found, "setting ")
 
-    devices = section(page, "DEVICES")
-    for kind in ("pci", "lpc"):
-        for device in sorted(know[kind]):
-            for name in ["com1", "com2", "com3", "com4"] if device.startswith("com1..") else [device]:
-                if not re.search(rf"^\.It (?:.* )?(?:Fl l )?Cm (?:.*, )?{re.escape(name)}\b", devices + section(page, "CAVEATS"),
-                                 re.M):
-                    errors.append(f"{PAGE}: device {name} is missing")
+    devices = section(page, "DEVICES") + "\n" + section(page, "CAVEATS")
+    expanded = know["pci"] | {name for name in know["lpc"] if ".." not in name}
+    if "com1..com4" in know["lpc"]:
+        expanded |= {"com1", "com2", "com3", "com4"}
+    for device in sorted(expanded):
+        if not re.search(rf"^\.It (?:Fl l )?Cm (?:.*, )?{re.escape(device)}\b", devices, re.M):
+            errors.append(f"{PAGE}: device {device} is missing")
     for boot in sorted(know["boots"]):
         if not re.search(rf"^\.It Fl f Cm {boot}\b", page, re.M):
             errors.append(f"{PAGE}: -f {boot} is missing")
+    return errors
+
+
+def manuals_of(project):
+    names = ["README.md", "CONTRIBUTING.md"]
+    names += [f"docs/{name}" for name in sorted(os.listdir(os.path.join(project, "docs")))]
+    return {name: read(project, name) for name in names if name.endswith(".md")}
+
+
+def squeezed(text):
+    """Lines without indentation, so that a quotation may be of a piece of a function."""
+    return "\n".join(line.strip() for line in text.strip("\n").split("\n"))
+
+
+def check_manual(project, name, text):
+    """What one .md file says of other files."""
+    errors = []
+
+    def exists(path, near=""):
+        return os.path.exists(os.path.normpath(os.path.join(project, near, path)))
+
+    for path, quote in re.findall(r"^```\w+ (\S+)\n(.*?)^```$", text, re.M | re.S):
+        if not exists(path):
+            errors.append(f"{name}: quotes {path}, which does not exist")
+        elif f"\n{squeezed(quote)}\n" not in f"\n{squeezed(read(project, path))}\n":
+            first = quote.strip().split("\n")[0].strip()
+            errors.append(f"{name}: this is no longer in {path}: {first}")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    for path in re.findall(r"`((?:src|tests|scripts|docs|bench)/[\w./-]+)[ `]", prose):
+        if not re.search(r"[A-Z]{3}", path) and not exists(path):
+            errors.append(f"{name}: {path} does not exist")
+    for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
+        if not exists(path, os.path.dirname(name)):
+            errors.append(f"{name}: links to {path}, which does not exist")
+    return errors
+
+
+def check_all(project):
+    errors = check(texts_of(project))
+    for name, text in manuals_of(project).items():
+        errors += check_manual(project, name, text)
     return errors
 
 
@@ -125,7 +169,23 @@ def self_test():
         if not right:
             failed += 1
             print(f"self-test: {path}, {old!r} -> {new!r}: expected {complaint!r}, found {errors}")
-    print(f"self-test: {len(cases) - failed} of {len(cases)} as expected")
+    manuals = [  # a .md file, and a piece of the complaint
+        ("See `src/main.c` and [there](../README.md#needs).\n", None),
+        ("```c src/main.c\nint main(int argc, char **argv)\n{\n```\n", None),
+        ("```c src/main.c\nint main(int argc, char **argv)\nint status = 0;\n```\n", "no longer in src/main.c"),
+        ("```c src/main.c\nint main(int argc\n```\n", "no longer in src/main.c"),
+        ("```c src/man.c\nint x;\n```\n", "quotes src/man.c"),
+        ("Look into `src/man.c` for it.\n", "src/man.c does not exist"),
+        ("Make a `src/chipset/NAME.c`.\n", None),
+        ("Look [there](nowhere.md).\n", "links to nowhere.md"),
+    ]
+    for text, complaint in manuals:
+        errors = check_manual(TOP, "docs/x.md", text)
+        if errors if complaint is None else not any(complaint in e for e in errors):
+            failed += 1
+            print(f"self-test: {text!r}: expected {complaint!r}, found {errors}")
+    total = len(cases) + len(manuals)
+    print(f"self-test: {total - failed} of {total} as expected")
     return failed == 0
 
 
@@ -145,11 +205,11 @@ def main():
         return 0 if self_test() else 1
     if sys.argv[1:] == ["--lint"]:
         return lint()
-    errors = check(texts_of(sys.argv[1] if len(sys.argv) > 1 else TOP))
+    errors = check_all(sys.argv[1] if len(sys.argv) > 1 else TOP)
     for line in errors:
         print(f"error: {line}")
     if not errors:
-        print("man page, usage text and command line agree")
+        print("documentation and source agree")
     return 1 if errors else 0
 
 
