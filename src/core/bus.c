@@ -331,15 +331,10 @@ static void range_write(const struct io_range *r, uint64_t off, unsigned n, uint
     if (!r->ops->write)
         return;
     for (unsigned done = 0; done < n;) {
-        unsigned left = n - done, size = step_size(r->ops, off + done, left);
-        if (size) {
+        unsigned size = step_size(r->ops, off + done, n - done);
+        if (size)
             r->ops->write(r->dev, off + done, size, (val >> (8 * done)) & size_mask(size));
-        } else {
-            /* Too small for the device: on to where it could understand again. */
-            unsigned whole = smallest_size(r->ops);
-            size = whole - (unsigned)((off + done) % whole);
-        }
-        done += size < left ? size : left;
+        done += size ? size : 1; /* a byte that is part of nothing the device understands is dropped */
     }
 }
 

@@ -251,6 +251,21 @@ static void test_errors(void **state)
     assert_int_equal(bus_remove(bus, 0x100, f), -ENOENT);
     assert_int_equal(bus_remove(bus, r.base, f), 0);
 
+    /* Nobody is beyond the end of the address space, least of all who is at its beginning. */
+    struct fake *zero = fake_new(2, 0, 16, 0, 0), *top = fake_new(5, UINT64_MAX - 3, 4, 0, 0);
+    assert_int_equal(bus_add(bus, &zero->range), 0);
+    assert_true(bus_read(bus, UINT64_MAX - 1, 4) == 0xffffffff);
+    assert_int_equal(bus_add(bus, &top->range), 0);
+    assert_true(bus_read(bus, UINT64_MAX - 3, 8) ==
+                (UINT64_C(0xffffffff00000000) | fake_read(top, 0, 4) % (UINT64_C(1) << 32)));
+    bus_write(bus, UINT64_MAX - 3, 8, 0x0807060504030201);
+    assert_memory_equal(top->written, "\1\2\3\4", 4);
+    assert_int_equal(zero->times[0], 0);
+    free(zero);
+    free(top);
+    bus_free(bus);
+    assert_int_equal(bus_new(&bus), 0);
+
     /* Of two equals the one that came first answers, until it goes. */
     struct fake *a = fake_new(3, 0x200, 8, 0, 9), *b = fake_new(4, 0x200, 8, 0, 9);
     assert_int_equal(bus_add(bus, &a->range), 0);

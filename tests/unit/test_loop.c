@@ -140,6 +140,28 @@ static void test_far_after_cancelled_near(void **state)
     assert_true(far.deadline == NO_DEADLINE);
 }
 
+static void count_fn(void *arg) { ++*(unsigned *)arg; }
+
+/* What woke the loop once does not wake it again: one turn sleeps until there is something to do. */
+static void test_sleeps(void **state)
+{
+    struct timer timer;
+    unsigned posted = 0, fired = 0;
+    (void)state;
+    timer_init(&timer, loop, NULL, count_fn, &fired);
+    for (unsigned i = 1; i <= 3; i++) {
+        assert_int_equal(loop_post(loop, count_fn, &posted), 0);
+        assert_int_equal(loop_turn(loop, NO_DEADLINE), 0);
+        assert_int_equal(posted, i);
+        timer_set(&timer, os_clock_ns() + 1000000);
+        assert_int_equal(loop_turn(loop, NO_DEADLINE), 0);
+        assert_int_equal(fired, i);
+    }
+    uint64_t start = os_clock_ns();
+    assert_int_equal(loop_turn(loop, 1500000), 0);
+    assert_true(os_clock_ns() - start >= 1500000);
+}
+
 struct guarded {
     pthread_mutex_t lock;
     struct timer timer;
@@ -333,8 +355,20 @@ static void test_remove_other(void **state)
     assert_int_equal(x[0].calls + x[1].calls, 1);
     for (int i = 0; i < 2; i++) {
         loop_fd_remove(x[i].w);
-        close(p[i][0]);
         close(p[i][1]);
+    }
+    loop_turn(loop, 0);
+
+    /* The same with hangups, which need no interest. */
+    for (int i = 0; i < 2; i++) {
+        x[i] = (struct watched){.victim = &x[1 - i]};
+        assert_int_equal(loop_fd_add(loop, p[i][0], LOOP_READ, watched_fn, &x[i], &x[i].w), 0);
+    }
+    loop_turn(loop, NO_DEADLINE);
+    assert_int_equal(x[0].calls + x[1].calls, 1);
+    for (int i = 0; i < 2; i++) {
+        loop_fd_remove(x[i].w);
+        close(p[i][0]);
     }
     loop_turn(loop, 0);
 }
@@ -360,8 +394,17 @@ static void test_always_ready(void **state)
     loop_turn(loop, 0);
     assert_int_equal(x[1].calls, 2);
     loop_fd_remove(x[0].w);
-    close(fd[0]);
-    close(fd[1]);
+    /* One of two removes the other in the same round. */
+    for (int i = 0; i < 2; i++) {
+        x[i] = (struct watched){.victim = &x[1 - i]};
+        assert_int_equal(loop_fd_add(loop, fd[i], LOOP_READ, watched_fn, &x[i], &x[i].w), 0);
+    }
+    loop_turn(loop, NO_DEADLINE);
+    assert_int_equal(x[0].calls + x[1].calls, 1);
+    for (int i = 0; i < 2; i++) {
+        loop_fd_remove(x[i].w);
+        close(fd[i]);
+    }
 }
 
 /* ---- posts and stopping ---- */
@@ -446,6 +489,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wakes_sleeper, setup, teardown),
         cmocka_unit_test_setup_teardown(test_far_after_cancelled_near, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sleeps, setup, teardown),
         cmocka_unit_test_setup_teardown(test_guard, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restless_timer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_files, setup, teardown),

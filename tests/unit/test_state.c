@@ -156,7 +156,16 @@ static void test_versions(void **state)
     pos = 0;
     assert_int_equal(state_load(&chip_desc, &d, blob.data, blob.len, &pos), -EINVAL);
     assert_reset(&d);
-    /* A newer file than we are. */
+    /* A newer file than we are, even one that looks alike. */
+    blob.len = 0;
+    pos = 0;
+    assert_int_equal(state_save(&chip_desc, &c, &blob), 0);
+    blob.data[5] = 3;
+    assert_int_equal(state_load(&chip_desc, &d, blob.data, blob.len, &pos), -EINVAL);
+    assert_reset(&d);
+    blob.data[5] = 1; /* nor can an old file know what came later */
+    assert_int_equal(state_load(&chip_desc, &d, blob.data, blob.len, &pos), -EINVAL);
+    assert_reset(&d);
     blob.len = 0;
     assert_int_equal(state_save(&chip_desc, &c, &blob), 0);
     assert_int_equal(state_load(&old_desc, &d, blob.data, blob.len, &pos), -EINVAL);

@@ -297,9 +297,12 @@ static void test_kick_not_lost(void **state)
     make(1, spin);
     vcpu_raise(m->vm->vcpu[0], VCPU_EV_INTR); /* before there is an accelerator */
     assert_int_equal(vm_start(m->vm, &fake_accel), 0);
-    vcpu_raise(m->vm->vcpu[0], VCPU_EV_NMI); /* parked, before the first run */
     vm_resume(m->vm);
     await(&m->guest[0].taken, 1);
+    vm_pause(m->vm);
+    vcpu_raise(m->vm->vcpu[0], VCPU_EV_NMI); /* parked */
+    vm_resume(m->vm);
+    await(&m->guest[0].taken, 2);
     assert_int_equal(m->vm->vcpu[0]->events & ALL_EVENTS, 0);
     for (uint32_t i = 0; i < 5000; i++) {
         uint32_t taken = m->guest[0].taken;

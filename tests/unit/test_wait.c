@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "os/clock.h"
 #include "os/wait.h"
@@ -63,12 +64,44 @@ static void test_ping_pong(void **state)
     pthread_join(t, NULL);
 }
 
+struct crowd {
+    _Atomic uint32_t go, asleep;
+};
+
+static void *crowd_thread(void *arg)
+{
+    struct crowd *c = arg;
+    atomic_fetch_add(&c->asleep, 1);
+    while (!atomic_load(&c->go))
+        os_wait(&c->go, 0, NO_DEADLINE);
+    return NULL;
+}
+
+/* One wake-up is for all. */
+static void test_crowd(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 200; round++) {
+        struct crowd c = {0};
+        pthread_t t[3];
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(pthread_create(&t[i], NULL, crowd_thread, &c), 0);
+        while (atomic_load(&c.asleep) < 3)
+            sched_yield();
+        atomic_store(&c.go, 1);
+        os_wake_all(&c.go);
+        for (int i = 0; i < 3; i++)
+            pthread_join(t[i], NULL);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_changed_word),
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_ping_pong),
+        cmocka_unit_test(test_crowd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
