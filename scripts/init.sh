@@ -1,6 +1,7 @@
 #!/bin/sh
-# Process 1 of the guests that scripts/make-initrd.sh makes: mounts what a shell needs, loads the modules that came along,
-# and then runs, in this order of preference,
+# /init of the guests that scripts/make-initrd.sh makes: mounts what a shell needs, loads the modules that came along,
+# and leaves process 1 to busybox's init, which starts this script once more as the session. That runs, in this order of
+# preference,
 #
 #   /autorun                      if it is in the initrd
 #   xhyve.run="COMMAND"           of the kernel command line
@@ -8,19 +9,32 @@
 #
 # When that ends the guest powers off. `poweroff`, `reboot` and the power button work at any time.
 
-echo "xhyve: init is running"
-
 export PATH=/bin:/sbin HOME=/root PS1='guest:\w# '
+if [ "$1" = session ]; then
+    command=$(sed -n 's/.*xhyve\.run="\([^"]*\)".*/\1/p; t; s/.*xhyve\.run=\([^ ]*\).*/\1/p' /proc/cmdline)
+    if [ -f /autorun ]; then
+        sh /autorun </dev/console
+    elif [ -n "$command" ]; then
+        sh -c "$command" </dev/console
+    else
+        echo
+        echo "This is Linux $(uname -r) under xhyve. Leave it with: poweroff"
+        cd /root || cd /
+        if busybox cttyhack true 2>/dev/null; then
+            setsid cttyhack sh </dev/console
+        else
+            sh -i </dev/console
+        fi
+    fi
+    exec poweroff -f
+fi
+
+echo "xhyve: init is running"
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /root /tmp
 mount -t devpts devpts /dev/pts 2>/dev/null
-
-# busybox's halt, poweroff and reboot tell process 1 by signal.
-trap 'poweroff -f' USR2
-trap 'reboot -f' TERM
-trap 'halt -f' USR1
 
 # Dependencies come first in this list.
 if [ -f /modules/order ]; then
@@ -40,25 +54,6 @@ for name in /sys/class/input/event*/device/name; do
     esac
 done
 
-command=$(sed -n 's/.*xhyve\.run="\([^"]*\)".*/\1/p; t; s/.*xhyve\.run=\([^ ]*\).*/\1/p' /proc/cmdline)
-if [ -f /autorun ]; then
-    sh /autorun </dev/console &
-elif [ -n "$command" ]; then
-    sh -c "$command" </dev/console &
-else
-    echo
-    echo "This is Linux $(uname -r) under xhyve. Leave it with: poweroff"
-    cd /root || cd /
-    if busybox cttyhack true 2>/dev/null; then
-        setsid cttyhack sh </dev/console >/dev/console 2>&1 &
-    else
-        sh -i </dev/console >/dev/console 2>&1 &
-    fi
-fi
-
-# A signal ends the wait early, to run its trap.
-shell=$!
-while kill -0 $shell 2>/dev/null; do
-    wait $shell
-done
-poweroff -f
+mkdir -p /etc
+echo "::once:/init session" >/etc/inittab
+exec busybox init

@@ -92,10 +92,18 @@ static bool apic_msr(uint32_t msr)
     return msr == IA32_APIC_BASE || msr == IA32_TSC_DEADLINE || (msr >= X2APIC && msr < X2APIC_END);
 }
 
+/* What Linux asks every CPU for, prepared for #GP: no news. */
+static bool probed_by_linux(uint32_t msr)
+{
+    return msr == 0xc0011020 || msr == 0xc0011029; /* LS_CFG and DE_CFG of AMD, to be kept over a suspend */
+}
+
 /* Nobody knows it: #GP, or zero if the user asked for that. */
 static bool unknown(struct cpu *cpu, uint32_t msr, const char *what)
 {
     bool ignore = cpu->vcpu->vm->ignore_unknown_msrs;
+    if (!ignore && probed_by_linux(msr))
+        return false;
     log_guest(&cpu->msr_log, "guest %s unknown MSR 0x%x at RIP 0x%llx: %s", what, msr,
               (unsigned long long)(cpu->op ? cpu_rip(cpu, cpu->op) : cpu->rip), ignore ? "ignored" : "#GP");
     return ignore;

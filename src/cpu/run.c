@@ -192,7 +192,6 @@ static void run_ops(struct cpu *cpu, const struct op *op)
 static void run_one(struct cpu *cpu)
 {
     bool trap = cpu->eflags & RFL_TF, rf = cpu->eflags & RFL_RF;
-    uint8_t shadow = cpu->shadow;
 
     cpu->shadow = 0;
     cpu->shadow_db = false;
@@ -201,7 +200,6 @@ static void run_one(struct cpu *cpu)
     cpu->mode |= MODE_STEP;
     run_ops(cpu, block_enter(cpu));
     cpu->mode &= ~(uint32_t)MODE_STEP;
-    (void)shadow;
     if (rf)
         cpu->eflags &= ~RFL_RF;
     if (trap)
@@ -214,7 +212,7 @@ static bool must_step(const struct cpu *cpu)
 }
 
 /* One turn of the dispatcher. True: leave with *out. May raise. */
-static bool turn(struct cpu *cpu, enum vcpu_exit *out, bool once)
+static bool turn(struct cpu *cpu, enum vcpu_exit *out)
 {
     if (cpu->exc.pending)
         exc_deliver(cpu);
@@ -223,12 +221,12 @@ static bool turn(struct cpu *cpu, enum vcpu_exit *out, bool once)
     if (asleep(cpu, out))
         return true;
     deliver_events(cpu);
-    if (once || must_step(cpu)) {
+    if (must_step(cpu)) {
         check_breakpoints(cpu);
         run_one(cpu);
-        return false;
+    } else {
+        run_ops(cpu, block_enter(cpu));
     }
-    run_ops(cpu, block_enter(cpu));
     return false;
 }
 
@@ -242,26 +240,30 @@ static bool after_fault(struct cpu *cpu)
     return exc_merge(cpu);
 }
 
-static int run(struct cpu *cpu, enum vcpu_exit *out, bool once)
+int cpu_run(struct cpu *cpu, enum vcpu_exit *out)
 {
     code_running(cpu);
     atomic_store(&cpu->exit_request, 1); /* look around first */
     if (setjmp(cpu->fault) && !after_fault(cpu)) {
         *out = VCPU_EXIT_TRIPLE_FAULT;
-        code_stopped(cpu);
-        return 0;
-    }
-    if (once) {
-        bool faulted = cpu->exc.pending;
-        if (!turn(cpu, out, !faulted))
-            *out = VCPU_EXIT_KICKED;
     } else {
-        while (!turn(cpu, out, false))
+        while (!turn(cpu, out))
             ;
     }
     code_stopped(cpu);
     return 0;
 }
 
-int cpu_run(struct cpu *cpu, enum vcpu_exit *out) { return run(cpu, out, false); }
-int cpu_step(struct cpu *cpu, enum vcpu_exit *out) { return run(cpu, out, true); }
+int cpu_step(struct cpu *cpu, enum vcpu_exit *out)
+{
+    code_running(cpu);
+    *out = VCPU_EXIT_KICKED;
+    if (setjmp(cpu->fault) && !after_fault(cpu))
+        *out = VCPU_EXIT_TRIPLE_FAULT;
+    else if (cpu->exc.pending)
+        exc_deliver(cpu); /* the instruction faulted */
+    else
+        run_one(cpu);
+    code_stopped(cpu);
+    return 0;
+}

@@ -36,7 +36,7 @@ struct x86_state {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t pat, tsc_aux, misc_enable, spec_ctrl, xss;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
-    uint64_t tsc; /* at the moment of the snapshot */
+    uint64_t tsc, tsc_at_ns; /* the TSC's value at that moment of os_clock_ns() */
 
     uint8_t xsave[832] __attribute__((aligned(64))); /* standard XSAVE layout: legacy area, header, YMM_Hi128 */
 

@@ -178,9 +178,12 @@ def one_cpu(t):
                 g.wait("COM3 got to the guest", COMMAND)
         with t.case("COM4 is a TCP connection"):
             with socket.create_connection(("127.0.0.1", port), 10) as line:
-                g.run("(read -r x </dev/ttyS3; echo \"COM4 got $x\" >/dev/ttyS3) & true")
-                line.sendall(b"to the guest\n")
+                g.run("(exec 3<>/dev/ttyS3; echo ready >&3; read -r x <&3; echo \"COM4 got $x\" >&3) & true")
                 line.settimeout(COMMAND * SLOW)
+                said = b""
+                while b"ready" not in said:  # what comes before the port is open is lost, as on a real line
+                    said += line.recv(100)
+                line.sendall(b"to the guest\n")
                 said = b""
                 while b"COM4 got to the guest" not in said:
                     piece = line.recv(100)

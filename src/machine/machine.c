@@ -1,0 +1,320 @@
+/*
+ * Set-up in an order that matters: everything is opened and every thread made
+ * before the sandbox closes; the sandbox closes before the first guest
+ * instruction. Then one loop: run, stop, and serve the reason.
+ */
+#include "machine/machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "accel/table.h"
+#include "machine/firmware.h"
+#include "machine/pc.h"
+#include "os/clock.h"
+#include "os/sandbox.h"
+#include "os/signals.h"
+#include "os/tty.h"
+#include "util/bytes.h"
+#include "util/log.h"
+#include "x86/cpuid.h"
+
+struct machine {
+    const struct vm_config *config;
+    struct vm *vm;
+    struct pc *pc;
+    struct firmware firmware;
+    bool files_open;
+    struct cpuid_table cpuid;
+    struct x86_state bsp;
+    unsigned terms;  /* SIGTERMs so far */
+    int pid_file_fd; /* -1: none */
+    char why[512];
+};
+
+/* -- accelerator -- */
+
+static const struct accel_ops *choose_accel(const struct vm_config *c)
+{
+    char reason[256];
+    if (strcmp(c->accel, "auto") != 0) {
+        const struct accel_ops *accel = accel_find(c->accel);
+        if (!accel)
+            log_error("-a %s: expected auto or an accelerator of this build: xhyve -v lists them", c->accel);
+        return accel;
+    }
+    for (const struct accel_ops *const *a = accel_table; *a; a++) {
+        if ((*a)->probe(reason, sizeof(reason)) == 0)
+            return *a;
+        log_warn("%s: %s; trying the next accelerator", (*a)->name, reason);
+    }
+    log_error("no accelerator works here: see xhyve -v");
+    return NULL;
+}
+
+void machine_print_version(void)
+{
+    char reason[256];
+    printf("xhyve %s\n", XHYVE_VERSION);
+    printf("kernel payloads:"
+#ifdef HAVE_ZLIB
+           " gzip"
+#endif
+#ifdef HAVE_LZMA
+           " xz"
+#endif
+#ifdef HAVE_LZ4
+           " lz4"
+#endif
+#ifdef HAVE_ZSTD
+           " zstd"
+#endif
+           "\n");
+    for (const struct accel_ops *const *a = accel_table; *a; a++) {
+        int err = (*a)->probe(reason, sizeof(reason));
+        printf("accelerator %s: %s%s\n", (*a)->name, err ? "no: " : "works", err ? reason : "");
+    }
+}
+
+/* -- the pid file -- */
+
+static int write_pid_file(struct machine *m)
+{
+    const char *path = m->config->pid_file;
+    char text[32];
+    if (!path)
+        return 0;
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        snprintf(m->why, sizeof(m->why), "-F %s: %s", path,
+                 errno == EEXIST ? "the file exists already; remove it if no xhyve with this pid file runs"
+                                 : strerror(errno));
+        return -errno;
+    }
+    int n = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+    m->pid_file_fd = fd;
+    if (write(fd, text, (size_t)n) != n) {
+        snprintf(m->why, sizeof(m->why), "-F %s: cannot be written: %s", path, strerror(errno));
+        return -EIO;
+    }
+    return 0;
+}
+
+/* -- signals -- */
+
+/* SIGTERM presses the power button; a second one, or a guest that has no ear for it, ends the VM. So do the others. */
+static void on_signal(void *arg, int signal)
+{
+    struct machine *m = arg;
+    if (signal == SIGTERM && m->terms++ == 0 && pc_power_button(m->pc))
+        return;
+    vm_request(m->vm, VM_POWEROFF);
+}
+
+/* -- set-up -- */
+
+static void set_initial_state(struct vcpu *vcpu, void *arg)
+{
+    struct machine *m = arg;
+    struct x86_state ap;
+    const struct x86_state *s = &m->bsp;
+    if (vcpu->id != 0) {
+        x86_state_reset(&ap, false);
+        ap.tsc_at_ns = m->bsp.tsc_at_ns;
+        s = &ap;
+    }
+    vcpu->vm->accel->set_state(vcpu, s);
+}
+
+static void set_cpuid(struct vcpu *vcpu, void *arg) { vcpu->vm->accel->set_cpuid(vcpu, arg); }
+
+/* Memory and processors as the firmware would leave them. vCPUs parked. */
+static int load(struct machine *m)
+{
+    x86_state_reset(&m->bsp, true);
+    int err = firmware_load(&m->firmware, m->pc, &m->bsp, m->why, sizeof(m->why));
+    if (err)
+        return err;
+    m->bsp.tsc = 0;
+    m->bsp.tsc_at_ns = os_clock_ns(); /* one moment for all: their TSCs agree */
+    for (unsigned i = 0; i < m->vm->nvcpus; i++)
+        vcpu_call(m->vm->vcpu[i], set_initial_state, m);
+    return 0;
+}
+
+static int build_cpuid(struct machine *m, const struct accel_ops *accel)
+{
+    const struct vm_config *c = m->config;
+    struct cpuid_topology topology = {c->cpus, c->sockets, c->cores, c->threads};
+    uint32_t offered[CPUID_WORDS] = {0};
+    char reason[256];
+    accel->offered(offered);
+    int err = cpuid_build(&m->cpuid, c->cpu_model, offered, &topology, accel->tsc_hz, LAPIC_TIMER_HZ, reason,
+                          sizeof(reason));
+    if (err)
+        snprintf(m->why, sizeof(m->why), "-o cpu=%s: %s", c->cpu_model ? c->cpu_model : "max", reason);
+    return err;
+}
+
+static int build_vm(struct machine *m, const struct accel_ops *accel)
+{
+    const struct vm_config *c = m->config;
+    struct mem_options mem = {.wired = c->mem_wired, .core_dump = c->mem_in_core};
+
+    int err = vm_new(&m->vm, c->name, c->cpus, c->mem_size, &mem);
+    if (err) {
+        char size[32];
+        snprintf(m->why, sizeof(m->why), "-m: the host cannot give %s of memory%s: %s",
+                 config_size(c->mem_size, size, sizeof(size)), c->mem_wired ? " and wire it (-S)" : "",
+                 err == -EINVAL ? "it is too much" : strerror(-err));
+        return err;
+    }
+    struct vm *vm = m->vm;
+    vm->ignore_unknown_msrs = !c->strict_msr;
+    vm->strict_io = c->strict_io;
+    vm->exit_on_hlt = c->exit_on_hlt;
+    vm->exit_on_pause = c->exit_on_pause;
+    for (unsigned i = 0; i < vm->nvcpus; i++)
+        vm->vcpu[i]->host_cpu = c->pin[i];
+    err = build_cpuid(m, accel);
+    if (err)
+        return err;
+    vm->cpuid = &m->cpuid;
+    err = signals_watch(vm->loop, on_signal, m);
+    if (err) {
+        snprintf(m->why, sizeof(m->why), "signals: %s", strerror(-err));
+        return err;
+    }
+    signals_guard_terminal();
+    err = pc_new(&m->pc, vm, c, m->why, sizeof(m->why));
+    if (err)
+        return err;
+    err = vm_start(vm, accel);
+    if (err)
+        snprintf(m->why, sizeof(m->why), "accelerator %s: %s", accel->name, strerror(-err));
+    for (unsigned i = 0; i < vm->nvcpus && !err; i++)
+        vcpu_call(vm->vcpu[i], set_cpuid, &m->cpuid);
+    return err;
+}
+
+static int set_up(struct machine *m)
+{
+    const struct accel_ops *accel = choose_accel(m->config);
+    if (!accel)
+        return -ENODEV; /* said already */
+    int err = firmware_open(&m->firmware, m->config, m->why, sizeof(m->why));
+    m->files_open = !err;
+    if (!err)
+        err = build_vm(m, accel);
+    if (!err)
+        err = load(m);
+    if (!err)
+        err = write_pid_file(m);
+    return err;
+}
+
+static void tear_down(struct machine *m)
+{
+    if (m->vm)
+        vm_join(m->vm);
+    pc_free(m->pc);
+    vm_free(m->vm);
+    if (m->files_open)
+        firmware_close(&m->firmware);
+    if (m->pid_file_fd >= 0) {
+        close(m->pid_file_fd);
+        unlink(m->config->pid_file);
+    }
+}
+
+/* -- running -- */
+
+static int restart(struct machine *m)
+{
+    pc_reset(m->pc);
+    mem_zero(&m->vm->mem);
+    for (unsigned i = 0; i < m->vm->nvcpus; i++)
+        atomic_store(&m->vm->vcpu[i]->events, 0);
+    m->terms = 0;
+    int err = load(m);
+    if (err)
+        log_error("the guest cannot be restarted: %s", m->why);
+    return err;
+}
+
+/* Until the guest has ended; returns why. */
+static enum vm_stop run(struct machine *m)
+{
+    for (;;) {
+        vm_resume(m->vm);
+        int err = loop_run(m->vm->loop);
+        vm_pause(m->vm);
+        if (err) {
+            log_error("event loop: %s", strerror(-err));
+            return VM_ERROR;
+        }
+        enum vm_stop why = (enum vm_stop)atomic_load(&m->vm->stop);
+        bool again = (why == VM_RESET && !m->config->reboot_exits) ||
+                     (why == VM_TRIPLE_FAULT && m->config->triple_fault_resets);
+        if (!again)
+            return why;
+        if (restart(m))
+            return VM_ERROR;
+        atomic_store(&m->vm->stop, VM_RUNNING);
+    }
+}
+
+static int exit_status(const struct machine *m, enum vm_stop why)
+{
+    static const struct {
+        enum vm_stop why;
+        int ours, bhyve;
+    } table[] = {
+        {VM_POWEROFF, 0, 1}, {VM_ERROR, 1, 4}, {VM_RESET, 2, 0}, {VM_TRIPLE_FAULT, 3, 3}, {VM_HALT, 4, 2},
+    };
+    if (why == VM_EXIT_STATUS)
+        return atomic_load(&m->vm->exit_status);
+    for (unsigned i = 0; i < ARRAY_LEN(table); i++)
+        if (table[i].why == why)
+            return m->config->bhyve_exit_codes ? table[i].bhyve : table[i].ours;
+    return 1;
+}
+
+int machine_run(const struct vm_config *config)
+{
+    struct machine *m = calloc(1, sizeof(*m));
+    if (!m) {
+        log_error("out of memory");
+        return 1;
+    }
+    m->config = config;
+    m->pid_file_fd = -1;
+    int status = config->bhyve_exit_codes ? 4 : 1;
+    int err = set_up(m);
+    if (!err) {
+        struct sandbox_needs needs = {.network = pc_needs_network(m->pc)};
+        err = sandbox_enter(&needs);
+        if (err)
+            snprintf(m->why, sizeof(m->why), "the sandbox cannot be entered: %s", strerror(-err));
+    }
+    if (err) {
+        if (m->why[0])
+            log_error("%s", m->why);
+    } else {
+        enum vm_stop why = run(m);
+        if (why == VM_TRIPLE_FAULT)
+            log_warn("triple fault: the guest has stopped");
+        if (config->stats && m->vm->accel->stats)
+            m->vm->accel->stats(m->vm);
+        status = exit_status(m, why);
+    }
+    tear_down(m);
+    tty_restore();
+    free(m);
+    return status;
+}

@@ -1,0 +1,79 @@
+/*
+ * A PC: every chip, its address and its wires. machine/pc.c is the parts list.
+ */
+#ifndef XHYVE_MACHINE_PC_H
+#define XHYVE_MACHINE_PC_H
+
+#include "boot/platform.h"
+#include "chipset/acpi_pm.h"
+#include "chipset/debugport.h"
+#include "chipset/fwcfg.h"
+#include "chipset/hpet.h"
+#include "chipset/i8042.h"
+#include "chipset/ioapic.h"
+#include "chipset/lapic.h"
+#include "chipset/lapic_bus.h"
+#include "chipset/pic.h"
+#include "chipset/pit.h"
+#include "chipset/resetctl.h"
+#include "chipset/rtc.h"
+#include "chipset/serial.h"
+#include "chipset/testdev.h"
+#include "chipset/uart.h"
+#include "config/config.h"
+#include "core/irq.h"
+#include "core/vm.h"
+#include "pci/pci.h"
+
+#define PC_ISA_IRQS 16
+
+struct pc {
+    struct vm *vm;
+    const struct vm_config *config;
+    pthread_mutex_t lock; /* the chipset lock */
+
+    struct lapic_bus lapic_bus;
+    struct lapic lapic[VM_MAX_VCPUS];
+    struct ioapic ioapic;
+    struct pic pic;
+    struct pit pit;
+    struct rtc rtc;
+    struct hpet hpet;
+    struct acpi_pm acpi_pm;
+    struct i8042 i8042;
+    struct resetctl resetctl;
+    struct debugport debugport;
+    struct fwcfg fwcfg;
+    struct testdev testdev;
+    struct uart uart[CONFIG_COM_PORTS];
+    struct serial *serial[CONFIG_COM_PORTS], *debugcon;
+    struct pci_bus pci;
+
+    /* Wires with several sources: see enum pc_source in pc.c. */
+    struct irq_or isa[PC_ISA_IRQS], pic_pin[PC_ISA_IRQS], ioapic_pin[IOAPIC_PINS];
+
+    /* Which parts are there, for an orderly pc_free(). */
+    bool has_clocks, has_power, has_pci, has_debugport, has_fwcfg, has_testdev, has_uart[CONFIG_COM_PORTS];
+
+    uint32_t apic_id[VM_MAX_VCPUS];
+    struct platform_intx intx[PLATFORM_MAX_INTX];
+    struct platform platform; /* the same machine, as firmware tables tell it */
+};
+
+/*
+ * Builds the machine around a VM whose vCPU threads do not exist yet and whose
+ * cpuid is set. 0; -errno with one line in why[n].
+ */
+int pc_new(struct pc **out, struct vm *, const struct vm_config *, char *why, size_t n);
+void pc_free(struct pc *); /* vCPU threads ended */
+
+/* Machine reset: every chip as after power-on. vCPUs stopped. */
+void pc_reset(struct pc *);
+
+/* True: the guest's system has been told. Any thread. */
+bool pc_power_button(struct pc *);
+
+/* A part of the machine needs accept(2) and friends while it runs. */
+bool pc_needs_network(const struct pc *);
+
+#endif

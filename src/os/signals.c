@@ -1,0 +1,70 @@
+/* Signals on the event loop (signalfd), and the last act before a crash. */
+#include "os/signals.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "os/tty.h"
+
+struct watch {
+    void (*fn)(void *arg, int signal);
+    void *arg;
+};
+
+static void readable(void *arg, int fd, unsigned events)
+{
+    struct watch *w = arg;
+    struct signalfd_siginfo info;
+    (void)events;
+    while (read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+        w->fn(w->arg, (int)info.ssi_signo);
+}
+
+int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal), void *arg)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGQUIT);
+    int err = pthread_sigmask(SIG_BLOCK, &set, NULL);
+    if (err)
+        return -err;
+    signal(SIGPIPE, SIG_IGN);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0)
+        return -errno;
+    struct watch *w = malloc(sizeof(*w)); /* lives as long as the process */
+    if (!w) {
+        close(fd);
+        return -ENOMEM;
+    }
+    w->fn = fn;
+    w->arg = arg;
+    struct loop_fd *watched;
+    err = loop_fd_add(loop, fd, LOOP_READ, readable, w, &watched);
+    if (err) {
+        free(w);
+        close(fd);
+    }
+    return err;
+}
+
+static void dying(int signal_number)
+{
+    tty_restore();
+    raise(signal_number); /* SA_RESETHAND: by its default action */
+}
+
+void signals_guard_terminal(void)
+{
+    static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS};
+    struct sigaction sa = {.sa_handler = dying, .sa_flags = SA_NODEFER | SA_RESETHAND};
+    sigemptyset(&sa.sa_mask);
+    for (unsigned i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
+        sigaction(fatal[i], &sa, NULL);
+}
