@@ -131,10 +131,13 @@ void loop_fd_remove(struct loop_fd *f)
 
 static void free_list(struct loop_fd **list)
 {
-    while (*list) {
-        struct loop_fd *f = *list;
-        fd_unlink(f);
+    struct loop_fd *f = *list;
+
+    *list = NULL;
+    while (f) {
+        struct loop_fd *next = f->next;
         free(f);
+        f = next;
     }
 }
 
