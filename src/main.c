@@ -19,21 +19,11 @@ int main(int argc, char **argv)
         return 1;
     }
     switch (action) {
-    case CONFIG_RUN:
-        status = machine_run(&config);
-        break;
-    case CONFIG_HELP:
-        fputs(config_usage, stdout);
-        break;
-    case CONFIG_VERSION:
-        machine_print_version();
-        break;
-    case CONFIG_LIST_PCI:
-        config_list_pci();
-        break;
-    case CONFIG_LIST_LPC:
-        config_list_lpc();
-        break;
+    case CONFIG_RUN: status = machine_run(&config); break;
+    case CONFIG_HELP: fputs(config_usage, stdout); break;
+    case CONFIG_VERSION: machine_print_version(); break;
+    case CONFIG_LIST_PCI: config_list_pci(); break;
+    case CONFIG_LIST_LPC: config_list_lpc(); break;
     case CONFIG_MAC:
         log_error("-M: expected a network device (-s N,virtio-net), and this version has none");
         status = 1;

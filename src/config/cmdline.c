@@ -106,11 +106,11 @@ static const struct {
     char letter;
     const char *name, *value; /* value NULL: the argument */
 } simple[] = {
-    {'A', "acpi", "on"},          {'C', "memory.guest_in_core", "on"}, {'e', "x86.strictio", "on"},
-    {'F', "pidfile", NULL},       {'H', "x86.vmexit_on_hlt", "on"},    {'P', "x86.vmexit_on_pause", "on"},
-    {'m', "memory.size", NULL},   {'S', "memory.wired", "on"},         {'u', "rtc.use_localtime", "off"},
-    {'U', "uuid", NULL},          {'w', "x86.strictmsr", "off"},       {'W', "virtio_msix", "off"},
-    {'x', "x86.x2apic", "on"},    {'Y', "x86.mptable", "off"},         {'a', "accel", NULL},
+    {'A', "acpi", "on"},        {'C', "memory.guest_in_core", "on"}, {'e', "x86.strictio", "on"},
+    {'F', "pidfile", NULL},     {'H', "x86.vmexit_on_hlt", "on"},    {'P', "x86.vmexit_on_pause", "on"},
+    {'m', "memory.size", NULL}, {'S', "memory.wired", "on"},         {'u', "rtc.use_localtime", "off"},
+    {'U', "uuid", NULL},        {'w', "x86.strictmsr", "off"},       {'W', "virtio_msix", "off"},
+    {'x', "x86.x2apic", "on"},  {'Y', "x86.mptable", "off"},         {'a', "accel", NULL},
     {'n', "name", NULL},
 };
 
@@ -133,23 +133,12 @@ int config_parse(struct vm_config *c, int argc, char **argv, enum config_action 
     optind = 1;
     while (!err && (letter = getopt(argc, argv, "+:Ac:CDeF:f:g:hHk:l:Mm:n:o:Pp:r:Ss:uU:vWwxYa:")) != -1) {
         switch (letter) {
-        case 'c':
-            err = set_cpus(c, optarg, why, n);
-            break;
-        case 'D': /* bhyve's "destroy at exit": our VMs always go with their process */
-            break;
-        case 'f':
-            err = config_boot(c, optarg, why, n);
-            break;
-        case 'g':
-            err = config_error(why, n, "-g %s: the gdb stub is not in this version", optarg);
-            break;
-        case 'h':
-            *action = CONFIG_HELP;
-            return 0;
-        case 'k':
-            err = config_load(c, optarg, why, n);
-            break;
+        case 'c': err = set_cpus(c, optarg, why, n); break;
+        case 'D': /* bhyve's "destroy at exit": our VMs always go with their process */ break;
+        case 'f': err = config_boot(c, optarg, why, n); break;
+        case 'g': err = config_error(why, n, "-g %s: the gdb stub is not in this version", optarg); break;
+        case 'h': *action = CONFIG_HELP; return 0;
+        case 'k': err = config_load(c, optarg, why, n); break;
         case 'l':
             if (strcmp(optarg, "help") == 0) {
                 *action = CONFIG_LIST_LPC;
@@ -157,18 +146,10 @@ int config_parse(struct vm_config *c, int argc, char **argv, enum config_action 
             }
             err = config_lpc(c, optarg, why, n);
             break;
-        case 'M':
-            *action = CONFIG_MAC;
-            break;
-        case 'o':
-            err = set_by_name(c, optarg, why, n);
-            break;
-        case 'p':
-            err = set_pin(c, optarg, why, n);
-            break;
-        case 'r':
-            err = config_error(why, n, "-r %s: snapshots are not in this version", optarg);
-            break;
+        case 'M': *action = CONFIG_MAC; break;
+        case 'o': err = set_by_name(c, optarg, why, n); break;
+        case 'p': err = set_pin(c, optarg, why, n); break;
+        case 'r': err = config_error(why, n, "-r %s: snapshots are not in this version", optarg); break;
         case 's':
             if (strcmp(optarg, "help") == 0) {
                 *action = CONFIG_LIST_PCI;
@@ -176,18 +157,10 @@ int config_parse(struct vm_config *c, int argc, char **argv, enum config_action 
             }
             err = config_slot(c, optarg, why, n);
             break;
-        case 'v':
-            *action = CONFIG_VERSION;
-            return 0;
-        case ':':
-            err = config_error(why, n, "-%c: expected an argument behind it (-h for help)", optopt);
-            break;
-        case '?':
-            err = config_error(why, n, "-%c: unknown option; -h lists those there are", optopt);
-            break;
-        default:
-            err = set_simple(c, letter, optarg, why, n);
-            break;
+        case 'v': *action = CONFIG_VERSION; return 0;
+        case ':': err = config_error(why, n, "-%c: expected an argument behind it (-h for help)", optopt); break;
+        case '?': err = config_error(why, n, "-%c: unknown option; -h lists those there are", optopt); break;
+        default: err = set_simple(c, letter, optarg, why, n); break;
         }
     }
     if (err)

@@ -25,8 +25,8 @@ struct config_module {
 
 struct vm_config {
     char *name;
-    char *pid_file; /* NULL: none */
-    char *accel;    /* "auto" or an accelerator's name */
+    char *pid_file;  /* NULL: none */
+    char *accel;     /* "auto" or an accelerator's name */
     char *cpu_model; /* NULL: max */
 
     unsigned cpus, sockets, cores, threads; /* cpus = sockets * cores * threads after config_finish() */

@@ -261,6 +261,7 @@ int config_boot(struct vm_config *c, const char *value, char *why, size_t n)
             return kinds[i].parse(c, rest, why, n);
         }
     if (len == 4 && strncmp(value, "fbsd", 4) == 0)
-        return config_error(why, n, "-f fbsd: FreeBSD's userboot is not in this version; kexec, linux and multiboot are");
+        return config_error(why, n,
+                            "-f fbsd: FreeBSD's userboot is not in this version; kexec, linux and multiboot are");
     return config_error(why, n, "-f %.*s: expected kexec, linux or multiboot", (int)len, value);
 }

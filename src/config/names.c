@@ -100,23 +100,12 @@ static int parse_size(const char *v, uint64_t *out)
         return -EINVAL;
     unsigned shift = 0;
     switch (toupper((unsigned char)*end)) {
-    case 'K':
-        shift = 10;
-        break;
-    case 'M':
-        shift = 20;
-        break;
-    case 'G':
-        shift = 30;
-        break;
-    case 'T':
-        shift = 40;
-        break;
-    case '\0':
-        *out = n < 1 << 20 ? n << 20 : n;
-        return 0;
-    default:
-        return -EINVAL;
+    case 'K': shift = 10; break;
+    case 'M': shift = 20; break;
+    case 'G': shift = 30; break;
+    case 'T': shift = 40; break;
+    case '\0': *out = n < 1 << 20 ? n << 20 : n; return 0;
+    default: return -EINVAL;
     }
     if (end[1] && !(toupper((unsigned char)end[1]) == 'B' && !end[2]))
         return -EINVAL;
@@ -339,7 +328,8 @@ int config_finish(struct vm_config *c, char *why, size_t n)
     if (stdio > 1)
         return config_error(why, n, "-l: stdio was given to %u devices; one of them can have it", stdio);
     if (c->boot == BOOT_NONE)
-        return config_error(why, n, "nothing to boot: give a kernel with -f kexec,KERNEL[,INITRD[,CMDLINE]] (-h for help)");
+        return config_error(why, n,
+                            "nothing to boot: give a kernel with -f kexec,KERNEL[,INITRD[,CMDLINE]] (-h for help)");
     if (!c->name && !(c->name = strdup("vm")))
         return config_error(why, n, "out of memory");
     if (!c->accel && !(c->accel = strdup("auto")))

@@ -22,13 +22,13 @@
 struct block {
     uint64_t gpa; /* of the first byte */
     uint32_t mode;
-    uint32_t nops;        /* op_block_end included, link excluded */
-    uint64_t chunks[2];   /* 64-byte chunks it covers in its page, and in gpa_next's */
-    uint64_t gpa_next;    /* page of the rest of an instruction that crosses a page */
-    uint32_t bytes;       /* of code */
-    bool crosses;         /* its one instruction does: gpa_next and chunks[1] count */
-    bool cached;          /* false: code outside RAM, to be run once */
-    struct block *by_key; /* hash chain */
+    uint32_t nops;            /* op_block_end included, link excluded */
+    uint64_t chunks[2];       /* 64-byte chunks it covers in its page, and in gpa_next's */
+    uint64_t gpa_next;        /* page of the rest of an instruction that crosses a page */
+    uint32_t bytes;           /* of code */
+    bool crosses;             /* its one instruction does: gpa_next and chunks[1] count */
+    bool cached;              /* false: code outside RAM, to be run once */
+    struct block *by_key;     /* hash chain */
     struct block *by_page[2]; /* chains of the pages it lies in */
     struct op ops[];
 };

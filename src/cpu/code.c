@@ -33,17 +33,17 @@ struct code_slot {
     pthread_mutex_t lock;
     struct note note[MAILBOX_SIZE];
     unsigned count;
-    bool overflow;              /* more than fit: flush everything */
-    _Atomic uint32_t posted;    /* notes ever posted ... */
-    _Atomic uint32_t served;    /* ... and served; a word to wait on */
-    _Atomic uint32_t running;   /* 1 while the CPU may touch its TLB and blocks */
+    bool overflow;            /* more than fit: flush everything */
+    _Atomic uint32_t posted;  /* notes ever posted ... */
+    _Atomic uint32_t served;  /* ... and served; a word to wait on */
+    _Atomic uint32_t running; /* 1 while the CPU may touch its TLB and blocks */
 } __attribute__((aligned(64)));
 
 struct code_map {
     const struct guest_mem *mem;
     _Atomic uint64_t *words[MEM_MAX_REGIONS]; /* one a page, of each region */
     struct code_slot slot[VM_MAX_VCPUS];
-    _Atomic uint32_t nslots; /* slots ever used */
+    _Atomic uint32_t nslots;   /* slots ever used */
     _Atomic uint32_t settling; /* claims whose evictions are under way */
     pthread_mutex_t join_lock;
 };

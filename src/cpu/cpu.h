@@ -55,14 +55,14 @@ struct cpu {
     uint64_t fz;
     int64_t fs;
     uint32_t fc;
-    uint32_t eflags; /* all but the arithmetic flags: RFL_FIXED, TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID */
+    uint32_t eflags;     /* all but the arithmetic flags: RFL_FIXED, TF, IF, DF, IOPL, NT, RF, VM, AC, VIF, VIP, ID */
     struct tlb_set *tlb; /* the current of tlb_sets: cpu_mode_changed() */
     const struct op *op; /* the instruction being executed */
     _Atomic uint32_t exit_request; /* anybody may set it: the dispatcher is entered at the next block boundary */
-    uint32_t mode;       /* enum code_mode of the running code */
-    uint64_t rip;        /* valid in the dispatcher only; within a block: cpu_rip() */
+    uint32_t mode;                 /* enum code_mode of the running code */
+    uint64_t rip;                  /* valid in the dispatcher only; within a block: cpu_rip() */
     uint8_t cpl;
-    bool long_mode; /* EFER.LMA */
+    bool long_mode;   /* EFER.LMA */
     bool rmw_pending; /* cpu/mmu.h: mmu_rmw_done() has work */
 
     /* -- system registers -- */
@@ -74,7 +74,7 @@ struct cpu {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t pat, tsc_aux, misc_enable, spec_ctrl, xss, mcg_status;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
-    uint64_t pdpte[4]; /* PAE paging: loaded with CR3 */
+    uint64_t pdpte[4];  /* PAE paging: loaded with CR3 */
     int64_t tsc_offset; /* guest TSC = os_clock_ns() + tsc_offset */
     int64_t tsc_adjust; /* IA32_TSC_ADJUST */
 
@@ -84,12 +84,12 @@ struct cpu {
     /* -- exceptions (cpu/exc.h) -- */
     jmp_buf fault; /* where cpu_raise() goes */
     struct {
-        bool pending;   /* raised, not yet delivered */
+        bool pending;    /* raised, not yet delivered */
         bool delivering; /* through the IDT: a fault now means a double fault */
         uint8_t vector;
-        uint8_t kind;    /* enum exc_kind */
+        uint8_t kind; /* enum exc_kind */
         uint32_t error;
-        uint8_t first;  /* the vector whose delivery faulted */
+        uint8_t first; /* the vector whose delivery faulted */
     } exc;
     uint32_t db_status; /* DR6 bits of a pending #DB trap */
     uint8_t shadow;     /* instructions left in the STI / MOV SS shadow: 1 = the next one is not interruptible */
@@ -102,7 +102,7 @@ struct cpu {
     uint64_t bounce[8];       /* cpu/mmu.h: a read-modify-write that is not plain RAM */
     uint64_t rmw_lin;
     unsigned rmw_size;
-    uint32_t fetch_gen; /* mmu.c counts up at every flush: translations of older generations are void */
+    uint32_t fetch_gen;  /* mmu.c counts up at every flush: translations of older generations are void */
     uint32_t code_epoch; /* counts invalidations that arrived by mail: cpu/code.c */
     struct block_cache *blocks;
     struct code_map *code;
@@ -160,7 +160,8 @@ void cpu_mode_changed(struct cpu *);
 static inline void cpu_select_tlb(struct cpu *cpu)
 {
     enum tlb_mode mode = cpu->cpl != 3 ? cpu->eflags & RFL_AC ? TLB_KERNEL_AC : TLB_KERNEL
-                         : UNLIKELY((cpu->eflags & RFL_AC) && (cpu->cr0 & CR0_AM)) ? TLB_USER_AC : TLB_USER;
+                         : UNLIKELY((cpu->eflags & RFL_AC) && (cpu->cr0 & CR0_AM)) ? TLB_USER_AC
+                                                                                   : TLB_USER;
     cpu->tlb = &cpu->tlb_sets[mode];
 }
 

@@ -23,27 +23,29 @@ typedef const struct op *op_fn(struct cpu *, const struct op *);
 
 struct op {
     op_fn *fn;
-    uint64_t imm; /* immediate, sign-extended; a direct branch's displacement; VEX.vvvv register for BMI; handlers may agree on more with their lowering */
+    uint64_t
+        imm; /* immediate, sign-extended; a direct branch's displacement; VEX.vvvv register for BMI; handlers may agree on more with their lowering */
     int64_t disp; /* of the memory operand; second immediate of ENTER, far pointers: the selector */
     uint8_t reg;  /* register operand: index 0-15; for 8-bit ones the byte offset in cpu->reg (8*n, AH..BH: 8*n+1) */
     uint8_t rm;   /* r/m operand when it is a register, likewise */
     uint8_t base, index; /* of the memory operand: 0-15, REG_ZERO or REG_IP */
-    uint8_t ea;     /* EA_* kind in bits 0-1, scale (shift) in bits 2-3, segment in bits 4-6, OP_MEM in bit 7 */
-    uint8_t len;    /* bytes in bits 0-3; OP_LOCK, OP_REP, OP_REPNE */
-    uint16_t off;   /* offset of the first byte in its page in bits 0-11; operand size log2 in 12-13, address size log2 in 14-15 */
+    uint8_t ea;          /* EA_* kind in bits 0-1, scale (shift) in bits 2-3, segment in bits 4-6, OP_MEM in bit 7 */
+    uint8_t len;         /* bytes in bits 0-3; OP_LOCK, OP_REP, OP_REPNE */
+    uint16_t
+        off; /* offset of the first byte in its page in bits 0-11; operand size log2 in 12-13, address size log2 in 14-15 */
 };
 
 enum { REG_ZERO = 16, REG_IP = 17, REG_FILE = 18 }; /* pseudo registers in cpu->reg[] */
 
 enum {
-    EA_64,   /* base + index + disp; no segment base (64-bit mode) */
-    EA_SEG,  /* the same plus a segment base: FS and GS in 64-bit mode */
+    EA_64,  /* base + index + disp; no segment base (64-bit mode) */
+    EA_SEG, /* the same plus a segment base: FS and GS in 64-bit mode */
     EA_FLAT, /* truncated to 32 bits; segment flat (base 0, 4 GiB, writable) or 64-bit mode with a 67h prefix and no base */
     EA_CHECK, /* anything else: 16-bit, segment bases, limits and rights (seg_linear()) */
 };
 #define OP_MEM 0x80
 #define OP_LOCK 0x10
-#define OP_REP 0x20  /* F3: REP, REPE */
+#define OP_REP 0x20   /* F3: REP, REPE */
 #define OP_REPNE 0x40 /* F2 */
 
 #define OP_EA_KIND(op) ((op)->ea & 3)
@@ -62,7 +64,7 @@ enum code_mode {
     MODE_16 = 0,
     MODE_32 = 1,
     MODE_64 = 2,
-    MODE_SIZE = 3,        /* mask of the above: CS.L and CS.D */
+    MODE_SIZE = 3,         /* mask of the above: CS.L and CS.D */
     MODE_STACK32 = 1 << 2, /* SS.B (outside 64-bit mode) */
     MODE_FLAT_CS = 1 << 3, /* usable, base 0, limit 4 GiB - 1, and for SS, DS, ES writable: no checks needed */
     MODE_FLAT_SS = 1 << 4,

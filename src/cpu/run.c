@@ -152,9 +152,8 @@ static void deliver_events(struct cpu *cpu)
 /* An enabled instruction breakpoint at cpu->rip: #DB before it is executed. */
 static void check_breakpoints(struct cpu *cpu)
 {
-    uint64_t lin = cpu->long_mode && (cpu->mode & MODE_SIZE) == MODE_64
-                       ? cpu->rip
-                       : (uint32_t)(cpu->seg[SEG_CS].base + cpu->rip);
+    uint64_t lin = cpu->long_mode && (cpu->mode & MODE_SIZE) == MODE_64 ? cpu->rip
+                                                                        : (uint32_t)(cpu->seg[SEG_CS].base + cpu->rip);
     uint32_t hit = 0;
     for (unsigned i = 0; i < 4; i++)
         if ((cpu->dr[7] >> (2 * i) & 3) && (cpu->dr[7] >> (16 + 4 * i) & 3) == 0 && cpu->dr[i] == lin)

@@ -120,8 +120,7 @@ static int add_interrupt_controllers(struct pc *pc, unsigned phys_bits)
         vcpu->intc_dev = &pc->lapic[i];
     }
     if (!err)
-        err = ioapic_init(&pc->ioapic, vm->mmio, IOAPIC_DEFAULT_BASE, IOAPIC_ID(vm->nvcpus), &pc->lapic_bus,
-                          &pc->lock);
+        err = ioapic_init(&pc->ioapic, vm->mmio, IOAPIC_DEFAULT_BASE, IOAPIC_ID(vm->nvcpus), &pc->lapic_bus, &pc->lock);
     if (!err)
         err = pic_init(&pc->pic, vm->pio, &pc->lock, lapic_lint_line(&pc->lapic[0], 0));
     if (err)

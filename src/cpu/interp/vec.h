@@ -24,16 +24,16 @@
 typedef uint64_t vec_stub(uint8_t *xsave, void *mem, uint64_t unused, uint64_t flags, uint64_t *gpr, uint32_t *mxcsr);
 
 enum {
-    VEC_LOAD = 1 << 0,   /* reads its memory operand */
-    VEC_STORE = 1 << 1,  /* writes it */
-    VEC_ALIGN = 1 << 2,  /* which must be aligned to its size */
-    VEC_MXCSR = 1 << 3,  /* rounds or raises by MXCSR */
-    VEC_FLAGS = 1 << 4,  /* writes the arithmetic flags */
+    VEC_LOAD = 1 << 0,     /* reads its memory operand */
+    VEC_STORE = 1 << 1,    /* writes it */
+    VEC_ALIGN = 1 << 2,    /* which must be aligned to its size */
+    VEC_MXCSR = 1 << 3,    /* rounds or raises by MXCSR */
+    VEC_FLAGS = 1 << 4,    /* writes the arithmetic flags */
     VEC_FLAGS_IN = 1 << 5, /* reads them (FCMOVcc) */
     VEC_VEX = 1 << 6,
-    VEC_FULL = 1 << 7,   /* MMX and x87: the whole legacy state goes in and out by FXRSTOR and FXSAVE */
+    VEC_FULL = 1 << 7, /* MMX and x87: the whole legacy state goes in and out by FXRSTOR and FXSAVE */
     VEC_X87 = 1 << 8,
-    VEC_NOWAIT = 1 << 9, /* x87: does not look for pending exceptions first */
+    VEC_NOWAIT = 1 << 9,   /* x87: does not look for pending exceptions first */
     VEC_CONTROL = 1 << 10, /* x87: leaves FIP, FDP and FOP alone */
 };
 
@@ -71,8 +71,8 @@ struct vec_plan {
     bool ymm;                     /* 256 bits wide */
     int8_t gpr;                   /* guest register behind rax, or -1 */
     bool gpr_read, gpr_write;
-    bool str_lengths;             /* PCMPESTRx: lengths in RAX and RDX */
-    bool str_index;               /* PCMPxSTRI: index to RCX */
+    bool str_lengths; /* PCMPESTRx: lengths in RAX and RDX */
+    bool str_index;   /* PCMPxSTRI: index to RCX */
     uint8_t mem_size;
     uint16_t fop;
 };

@@ -15,54 +15,25 @@
 static bool feature_of(const ZydisDecodedInstruction *z, enum x86_feature *feature)
 {
     switch (z->meta.isa_set) {
-    case ZYDIS_ISA_SET_PENTIUMMMX:
-        *feature = X86_MMX;
-        return true;
-    case ZYDIS_ISA_SET_SSE:
-        *feature = X86_SSE;
-        return true;
+    case ZYDIS_ISA_SET_PENTIUMMMX: *feature = X86_MMX; return true;
+    case ZYDIS_ISA_SET_SSE: *feature = X86_SSE; return true;
     case ZYDIS_ISA_SET_SSE2:
-    case ZYDIS_ISA_SET_SSE2MMX:
-        *feature = X86_SSE2;
-        return true;
-    case ZYDIS_ISA_SET_SSE3:
-        *feature = X86_SSE3;
-        return true;
+    case ZYDIS_ISA_SET_SSE2MMX: *feature = X86_SSE2; return true;
+    case ZYDIS_ISA_SET_SSE3: *feature = X86_SSE3; return true;
     case ZYDIS_ISA_SET_SSSE3:
-    case ZYDIS_ISA_SET_SSSE3MMX:
-        *feature = X86_SSSE3;
-        return true;
-    case ZYDIS_ISA_SET_SSE4:
-        *feature = X86_SSE4_1;
-        return true;
-    case ZYDIS_ISA_SET_SSE42:
-        *feature = X86_SSE4_2;
-        return true;
+    case ZYDIS_ISA_SET_SSSE3MMX: *feature = X86_SSSE3; return true;
+    case ZYDIS_ISA_SET_SSE4: *feature = X86_SSE4_1; return true;
+    case ZYDIS_ISA_SET_SSE42: *feature = X86_SSE4_2; return true;
     case ZYDIS_ISA_SET_AES:
-    case ZYDIS_ISA_SET_AVXAES:
-        *feature = X86_AES;
-        return true;
-    case ZYDIS_ISA_SET_PCLMULQDQ:
-        *feature = X86_PCLMULQDQ;
-        return true;
-    case ZYDIS_ISA_SET_SHA:
-        *feature = X86_SHA;
-        return true;
-    case ZYDIS_ISA_SET_AVX:
-        *feature = X86_AVX;
-        return true;
+    case ZYDIS_ISA_SET_AVXAES: *feature = X86_AES; return true;
+    case ZYDIS_ISA_SET_PCLMULQDQ: *feature = X86_PCLMULQDQ; return true;
+    case ZYDIS_ISA_SET_SHA: *feature = X86_SHA; return true;
+    case ZYDIS_ISA_SET_AVX: *feature = X86_AVX; return true;
     case ZYDIS_ISA_SET_AVX2:
-    case ZYDIS_ISA_SET_AVX2GATHER:
-        *feature = X86_AVX2;
-        return true;
-    case ZYDIS_ISA_SET_FMA:
-        *feature = X86_FMA;
-        return true;
-    case ZYDIS_ISA_SET_F16C:
-        *feature = X86_F16C;
-        return true;
-    default:
-        return false;
+    case ZYDIS_ISA_SET_AVX2GATHER: *feature = X86_AVX2; return true;
+    case ZYDIS_ISA_SET_FMA: *feature = X86_FMA; return true;
+    case ZYDIS_ISA_SET_F16C: *feature = X86_F16C; return true;
+    default: return false;
     }
 }
 
@@ -83,10 +54,8 @@ static bool unaligned_ok(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_PCMPESTRI:
     case ZYDIS_MNEMONIC_PCMPESTRM:
     case ZYDIS_MNEMONIC_PCMPISTRI:
-    case ZYDIS_MNEMONIC_PCMPISTRM:
-        return true;
-    default:
-        return false;
+    case ZYDIS_MNEMONIC_PCMPISTRM: return true;
+    default: return false;
     }
 }
 
@@ -97,10 +66,8 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *z)
     case ZYDIS_EXCEPTION_CLASS_SSE3:
     case ZYDIS_EXCEPTION_CLASS_AVX2:
     case ZYDIS_EXCEPTION_CLASS_AVX3:
-    case ZYDIS_EXCEPTION_CLASS_AVX11:
-        return true;
-    default:
-        return false;
+    case ZYDIS_EXCEPTION_CLASS_AVX11: return true;
+    default: return false;
     }
 }
 
@@ -133,9 +100,7 @@ static bool plan_operands(const struct insn *insn, struct vec_plan *p, bool *mmx
             if (o->actions & WRITES)
                 p->vec_write |= (uint16_t)(1u << id);
             break;
-        case ZYDIS_REGCLASS_MMX:
-            *mmx = true;
-            break;
+        case ZYDIS_REGCLASS_MMX: *mmx = true; break;
         case ZYDIS_REGCLASS_GPR8:
         case ZYDIS_REGCLASS_GPR16:
         case ZYDIS_REGCLASS_GPR32:
@@ -147,8 +112,7 @@ static bool plan_operands(const struct insn *insn, struct vec_plan *p, bool *mmx
             p->gpr_write = o->actions & WRITES;
             *gpr_in_reg = o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG;
             break;
-        default:
-            break;
+        default: break;
         }
     }
     return true;
@@ -234,18 +198,12 @@ static void plan_x87(const struct insn *insn, struct vec_plan *p)
     p->code_len = 2;
     switch (z->mnemonic) {
     case ZYDIS_MNEMONIC_FNCLEX:
-    case ZYDIS_MNEMONIC_FNSTCW:
-        p->flags |= VEC_NOWAIT | VEC_CONTROL;
-        break;
-    case ZYDIS_MNEMONIC_FLDCW:
-        p->flags |= VEC_CONTROL;
-        break;
+    case ZYDIS_MNEMONIC_FNSTCW: p->flags |= VEC_NOWAIT | VEC_CONTROL; break;
+    case ZYDIS_MNEMONIC_FLDCW: p->flags |= VEC_CONTROL; break;
     case ZYDIS_MNEMONIC_FCOMI:
     case ZYDIS_MNEMONIC_FCOMIP:
     case ZYDIS_MNEMONIC_FUCOMI:
-    case ZYDIS_MNEMONIC_FUCOMIP:
-        p->flags |= VEC_FLAGS;
-        break;
+    case ZYDIS_MNEMONIC_FUCOMIP: p->flags |= VEC_FLAGS; break;
     case ZYDIS_MNEMONIC_FCMOVB:
     case ZYDIS_MNEMONIC_FCMOVBE:
     case ZYDIS_MNEMONIC_FCMOVE:
@@ -253,11 +211,8 @@ static void plan_x87(const struct insn *insn, struct vec_plan *p)
     case ZYDIS_MNEMONIC_FCMOVNBE:
     case ZYDIS_MNEMONIC_FCMOVNE:
     case ZYDIS_MNEMONIC_FCMOVNU:
-    case ZYDIS_MNEMONIC_FCMOVU:
-        p->flags |= VEC_FLAGS_IN;
-        break;
-    default:
-        break;
+    case ZYDIS_MNEMONIC_FCMOVU: p->flags |= VEC_FLAGS_IN; break;
+    default: break;
     }
 }
 
@@ -300,15 +255,10 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
             plan.str_index = true;
             /* fallthrough */
         case ZYDIS_MNEMONIC_PCMPESTRM:
-        case ZYDIS_MNEMONIC_VPCMPESTRM:
-            plan.str_lengths = true;
-            break;
+        case ZYDIS_MNEMONIC_VPCMPESTRM: plan.str_lengths = true; break;
         case ZYDIS_MNEMONIC_PCMPISTRI:
-        case ZYDIS_MNEMONIC_VPCMPISTRI:
-            plan.str_index = true;
-            break;
-        default:
-            break;
+        case ZYDIS_MNEMONIC_VPCMPISTRI: plan.str_index = true; break;
+        default: break;
         }
         plan_code(insn, &plan, gpr_in_reg);
     }

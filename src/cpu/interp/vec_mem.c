@@ -195,7 +195,9 @@ static bool lower_gather(const struct insn *insn, struct op *op, unsigned size, 
         return true;
     }
     finish(op, op_gather, dst,
-           (struct elements){.mask = (uint8_t)mask, .index = (uint8_t)index, .size = (uint8_t)size,
+           (struct elements){.mask = (uint8_t)mask,
+                             .index = (uint8_t)index,
+                             .size = (uint8_t)size,
                              .index_size = (uint8_t)index_size,
                              .count = (uint8_t)(by_data < by_index ? by_data : by_index)});
     return true;
@@ -207,8 +209,8 @@ static bool lower_maskmov(const struct insn *insn, struct op *op, unsigned size)
     const ZydisDecodedOperand *data = &insn->op[store ? 2 : 0], *mask = &insn->op[1];
     bool ymm = ZydisRegisterGetClass(data->reg.value) == ZYDIS_REGCLASS_YMM;
     finish(op, store ? op_maskmov_store : op_maskmov_load, reg_id(data),
-           (struct elements){.mask = (uint8_t)reg_id(mask), .size = (uint8_t)size,
-                             .count = (uint8_t)((ymm ? 32 : 16) / size)});
+           (struct elements){
+               .mask = (uint8_t)reg_id(mask), .size = (uint8_t)size, .count = (uint8_t)((ymm ? 32 : 16) / size)});
     return true;
 }
 
@@ -217,12 +219,8 @@ bool vec_mem_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
     bool vex = insn->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
     (void)cpu;
     switch (insn->z.mnemonic) {
-    case ZYDIS_MNEMONIC_VZEROUPPER:
-        op->fn = op_vzeroupper;
-        return true;
-    case ZYDIS_MNEMONIC_VZEROALL:
-        op->fn = op_vzeroall;
-        return true;
+    case ZYDIS_MNEMONIC_VZEROUPPER: op->fn = op_vzeroupper; return true;
+    case ZYDIS_MNEMONIC_VZEROALL: op->fn = op_vzeroall; return true;
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU: /* data, mask, [rdi] */
@@ -231,24 +229,17 @@ bool vec_mem_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
                (struct elements){.mask = (uint8_t)reg_id(&insn->op[1]), .size = 1, .count = 16, .pad = {vex}});
         return true;
     case ZYDIS_MNEMONIC_VMASKMOVPS:
-    case ZYDIS_MNEMONIC_VPMASKMOVD:
-        return lower_maskmov(insn, op, 4);
+    case ZYDIS_MNEMONIC_VPMASKMOVD: return lower_maskmov(insn, op, 4);
     case ZYDIS_MNEMONIC_VMASKMOVPD:
-    case ZYDIS_MNEMONIC_VPMASKMOVQ:
-        return lower_maskmov(insn, op, 8);
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: return lower_maskmov(insn, op, 8);
     case ZYDIS_MNEMONIC_VGATHERDPS:
-    case ZYDIS_MNEMONIC_VPGATHERDD:
-        return lower_gather(insn, op, 4, 4);
+    case ZYDIS_MNEMONIC_VPGATHERDD: return lower_gather(insn, op, 4, 4);
     case ZYDIS_MNEMONIC_VGATHERQPS:
-    case ZYDIS_MNEMONIC_VPGATHERQD:
-        return lower_gather(insn, op, 4, 8);
+    case ZYDIS_MNEMONIC_VPGATHERQD: return lower_gather(insn, op, 4, 8);
     case ZYDIS_MNEMONIC_VGATHERDPD:
-    case ZYDIS_MNEMONIC_VPGATHERDQ:
-        return lower_gather(insn, op, 8, 4);
+    case ZYDIS_MNEMONIC_VPGATHERDQ: return lower_gather(insn, op, 8, 4);
     case ZYDIS_MNEMONIC_VGATHERQPD:
-    case ZYDIS_MNEMONIC_VPGATHERQQ:
-        return lower_gather(insn, op, 8, 8);
-    default:
-        return false;
+    case ZYDIS_MNEMONIC_VPGATHERQQ: return lower_gather(insn, op, 8, 8);
+    default: return false;
     }
 }

@@ -205,28 +205,13 @@ static const struct op *op_fninit(struct cpu *cpu, const struct op *op)
 bool x87_lower(const struct insn *insn, struct op *op)
 {
     switch (insn->z.mnemonic) {
-    case ZYDIS_MNEMONIC_FWAIT:
-        op->fn = op_fwait;
-        return true;
-    case ZYDIS_MNEMONIC_FNSTSW:
-        op->fn = insn->z.raw.modrm.mod == 3 ? op_fnstsw_ax : op_fnstsw_mem;
-        return true;
-    case ZYDIS_MNEMONIC_FNINIT:
-        op->fn = op_fninit;
-        return true;
-    case ZYDIS_MNEMONIC_FNSTENV:
-        op->fn = op_fnstenv;
-        return true;
-    case ZYDIS_MNEMONIC_FLDENV:
-        op->fn = op_fldenv;
-        return true;
-    case ZYDIS_MNEMONIC_FNSAVE:
-        op->fn = op_fnsave;
-        return true;
-    case ZYDIS_MNEMONIC_FRSTOR:
-        op->fn = op_frstor;
-        return true;
-    default:
-        return false;
+    case ZYDIS_MNEMONIC_FWAIT: op->fn = op_fwait; return true;
+    case ZYDIS_MNEMONIC_FNSTSW: op->fn = insn->z.raw.modrm.mod == 3 ? op_fnstsw_ax : op_fnstsw_mem; return true;
+    case ZYDIS_MNEMONIC_FNINIT: op->fn = op_fninit; return true;
+    case ZYDIS_MNEMONIC_FNSTENV: op->fn = op_fnstenv; return true;
+    case ZYDIS_MNEMONIC_FLDENV: op->fn = op_fldenv; return true;
+    case ZYDIS_MNEMONIC_FNSAVE: op->fn = op_fnsave; return true;
+    case ZYDIS_MNEMONIC_FRSTOR: op->fn = op_frstor; return true;
+    default: return false;
     }
 }
