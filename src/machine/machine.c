@@ -33,6 +33,7 @@ struct machine {
     struct cpuid_table cpuid;
     struct x86_state bsp;
     unsigned terms;  /* SIGTERMs so far */
+    bool quit;       /* a signal asked for the end, whatever else goes on */
     int pid_file_fd; /* -1: none */
     char why[512];
 };
@@ -113,6 +114,7 @@ static void on_signal(void *arg, int signal)
     struct machine *m = arg;
     if (signal == SIGTERM && m->terms++ == 0 && pc_power_button(m->pc))
         return;
+    m->quit = true;
     vm_request(m->vm, VM_POWEROFF);
 }
 
@@ -263,6 +265,8 @@ static enum vm_stop run(struct machine *m)
                      (why == VM_TRIPLE_FAULT && m->config->triple_fault_resets);
         if (!again)
             return why;
+        if (m->quit) /* came while the guest was already on its way into a reset */
+            return VM_POWEROFF;
         if (restart(m))
             return VM_ERROR;
         atomic_store(&m->vm->stop, VM_RUNNING);
