@@ -171,12 +171,16 @@ BINARY_SIZES(xor)
         by##bits(cpu, get##bits(cpu, op->reg), (uint##bits##_t)op->imm);                                               \
         return op + 1;                                                                                                 \
     }                                                                                                                  \
-    COMPARE_MEM(name, by, bits, rm, get##bits(cpu, op->reg), mem)                                                      \
     COMPARE_MEM(name, by, bits, mr, mem, get##bits(cpu, op->reg))                                                      \
     COMPARE_MEM(name, by, bits, mi, mem, (uint##bits##_t)op->imm)
 #define COMPARE_SIZES(name, by)                                                                                        \
     COMPARE(name, by, 8) COMPARE(name, by, 16) COMPARE(name, by, 32) COMPARE(name, by, 64)
+#define CMP_RM(bits) COMPARE_MEM(cmp, sub, bits, rm, get##bits(cpu, op->reg), mem)
 COMPARE_SIZES(cmp, sub)
+CMP_RM(8)
+CMP_RM(16)
+CMP_RM(32)
+CMP_RM(64)
 COMPARE_SIZES(test, and)
 
 /* -- one operand -- */
@@ -274,10 +278,8 @@ ADX(64, unsigned __int128)
         sub##bits(cpu, acc, dest);                                                                                     \
         if (acc == dest)                                                                                               \
             set##bits(cpu, op->reg, get##bits(cpu, op->rm));                                                           \
-        else {                                                                                                         \
-            set##bits(cpu, op->reg, dest); /* it is written all the same: clears the upper half */                     \
+        else                                                                                                           \
             set##bits(cpu, RAX, dest);                                                                                 \
-        }                                                                                                              \
         return op + 1;                                                                                                 \
     }                                                                                                                  \
     HANDLER(cmpxchg_mr##bits)                                                                                          \
@@ -395,8 +397,10 @@ HANDLER(cmpxchg16b)
 
 #define M(name) ZYDIS_MNEMONIC_##name
 #define BINARY_ROWS(mnemonic, name)                                                                                    \
+    ROWS_BUT_RM(mnemonic, name), {M(mnemonic), PAT_R_M, FORM_BASE, 0, SIZES(name##_rmb)},                              \
+    {M(mnemonic), PAT_R_M, 0, 0, SIZES(name##_rmx)}
+#define ROWS_BUT_RM(mnemonic, name)                                                                                    \
     {M(mnemonic), PAT_R_R, 0, 0, SIZES(name##_rr)}, {M(mnemonic), PAT_R_I, 0, 0, SIZES(name##_ri)},                    \
-    {M(mnemonic), PAT_R_M, FORM_BASE, 0, SIZES(name##_rmb)}, {M(mnemonic), PAT_R_M, 0, 0, SIZES(name##_rmx)},          \
     {M(mnemonic), PAT_M_R, FORM_BASE, 0, SIZES(name##_mrb)}, {M(mnemonic), PAT_M_R, 0, 0, SIZES(name##_mrx)},          \
     {M(mnemonic), PAT_M_I, FORM_BASE, 0, SIZES(name##_mib)}, {M(mnemonic), PAT_M_I, 0, 0, SIZES(name##_mix)}
 #define LOCKED_ROWS(mnemonic, name)                                                                                    \
@@ -426,7 +430,7 @@ static const struct form rows[] = {
     BINARY_ROWS(XOR, xor),
     LOCKED_ROWS(XOR, xor),
     BINARY_ROWS(CMP, cmp),
-    BINARY_ROWS(TEST, test),
+    ROWS_BUT_RM(TEST, test), /* it has no such encoding */
     UNARY_ROWS(INC, inc),
     UNARY_ROWS(DEC, dec),
     UNARY_ROWS(NEG, neg),

@@ -106,10 +106,17 @@ BIT_TEST(64)
 
 /* -- searching and counting -- */
 
+/* ZF and SF of a result; CF, OF and AF are clear, and PF, undefined, is too: bit 0 alone has odd parity. */
+#define FLAGS_ODD(cpu, bits, r)                                                                                        \
+    do {                                                                                                               \
+        (cpu)->fz = (r);                                                                                               \
+        (cpu)->fs = (SEXT##bits(r) & INT64_MIN) | 1;                                                                   \
+        (cpu)->fc = 0;                                                                                                 \
+    } while (0)
+
 /*
- * BSF and BSR of zero leave the destination alone, all 64 bits of it; ZF is
- * then the only flag of interest. What counts is computed from `a`, of which
- * at least one bit is set where that matters.
+ * BSF and BSR of zero leave the destination alone, all 64 bits of it. Of their
+ * flags only ZF is defined; PF is that of the index.
  */
 #define CTZ(bits, a) ((a) ? (unsigned)__builtin_ctzll(a) : (bits))
 #define CLZ(bits, a) ((a) ? (unsigned)__builtin_clzll(a) - (64 - (bits)) : (bits))
@@ -117,28 +124,34 @@ BIT_TEST(64)
 #define SEARCHES(bits)                                                                                                 \
     static inline void bsf##bits(struct cpu *cpu, unsigned r, uint##bits##_t a)                                        \
     {                                                                                                                  \
-        FLAGS_LOGIC(cpu, bits, a);                                                                                     \
+        unsigned n = a ? (unsigned)__builtin_ctzll(a) : 0;                                                             \
+        cpu->fz = a;                                                                                                   \
+        cpu->fs = n;                                                                                                   \
+        cpu->fc = 0;                                                                                                   \
         if (a)                                                                                                         \
-            set##bits(cpu, r, (uint##bits##_t)__builtin_ctzll(a));                                                     \
+            set##bits(cpu, r, (uint##bits##_t)n);                                                                      \
     }                                                                                                                  \
     static inline void bsr##bits(struct cpu *cpu, unsigned r, uint##bits##_t a)                                        \
     {                                                                                                                  \
-        FLAGS_LOGIC(cpu, bits, a);                                                                                     \
+        unsigned n = a ? 63 - (unsigned)__builtin_clzll(a) : 0;                                                        \
+        cpu->fz = a;                                                                                                   \
+        cpu->fs = n;                                                                                                   \
+        cpu->fc = 0;                                                                                                   \
         if (a)                                                                                                         \
-            set##bits(cpu, r, (uint##bits##_t)(63 - __builtin_clzll(a)));                                              \
+            set##bits(cpu, r, (uint##bits##_t)n);                                                                      \
     }                                                                                                                  \
     /* CF: the source was zero; ZF: the result is. */                                                                  \
     static inline void tzcnt##bits(struct cpu *cpu, unsigned r, uint##bits##_t a)                                      \
     {                                                                                                                  \
         uint##bits##_t n = (uint##bits##_t)CTZ(bits, a);                                                               \
-        FLAGS_LOGIC(cpu, bits, n);                                                                                     \
+        FLAGS_ODD(cpu, bits, n);                                                                                       \
         cpu->fc = a ? 0 : FC_CF | FC_CF_XOR_OF;                                                                        \
         set##bits(cpu, r, n);                                                                                          \
     }                                                                                                                  \
     static inline void lzcnt##bits(struct cpu *cpu, unsigned r, uint##bits##_t a)                                      \
     {                                                                                                                  \
         uint##bits##_t n = (uint##bits##_t)CLZ(bits, a);                                                               \
-        FLAGS_LOGIC(cpu, bits, n);                                                                                     \
+        FLAGS_ODD(cpu, bits, n);                                                                                       \
         cpu->fc = a ? 0 : FC_CF | FC_CF_XOR_OF;                                                                        \
         set##bits(cpu, r, n);                                                                                          \
     }                                                                                                                  \
@@ -178,24 +191,25 @@ static uint64_t extract(uint64_t a, uint64_t mask)
     static inline uint##bits##_t andn##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t v)                       \
     {                                                                                                                  \
         uint##bits##_t r = ~v & a;                                                                                     \
-        FLAGS_LOGIC(cpu, bits, r);                                                                                     \
+        FLAGS_ODD(cpu, bits, r);                                                                                       \
         return r;                                                                                                      \
     }                                                                                                                  \
-    /* SF and PF are undefined; Intel clears SF, and PF as if the result were odd. */                                  \
+    /* SF is undefined, and clear. */                                                                                  \
     static inline uint##bits##_t bextr##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t v)                      \
     {                                                                                                                  \
         unsigned start = v & 0xff, len = v >> 8 & 0xff;                                                                \
         uint##bits##_t r = start < bits ? a >> start : 0;                                                              \
         if (len < bits)                                                                                                \
             r &= ((uint##bits##_t)1 << len) - 1;                                                                       \
-        FLAGS_LOGIC(cpu, bits, r);                                                                                     \
+        FLAGS_ODD(cpu, bits, r);                                                                                       \
+        cpu->fs = 1;                                                                                                   \
         return r;                                                                                                      \
     }                                                                                                                  \
     static inline uint##bits##_t bzhi##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t v)                       \
     {                                                                                                                  \
         unsigned n = v & 0xff;                                                                                         \
         uint##bits##_t r = n < bits ? a & (((uint##bits##_t)1 << n) - 1) : a;                                          \
-        FLAGS_LOGIC(cpu, bits, r);                                                                                     \
+        FLAGS_ODD(cpu, bits, r);                                                                                       \
         cpu->fc = n < bits ? 0 : FC_CF | FC_CF_XOR_OF;                                                                 \
         return r;                                                                                                      \
     }                                                                                                                  \
@@ -213,21 +227,21 @@ static uint64_t extract(uint64_t a, uint64_t mask)
     static inline void blsi##bits(struct cpu *cpu, unsigned r, uint##bits##_t a)                                       \
     {                                                                                                                  \
         uint##bits##_t v = a & -a;                                                                                     \
-        FLAGS_LOGIC(cpu, bits, v);                                                                                     \
+        FLAGS_ODD(cpu, bits, v);                                                                                       \
         cpu->fc = a ? FC_CF | FC_CF_XOR_OF : 0;                                                                        \
         set##bits(cpu, r, v);                                                                                          \
     }                                                                                                                  \
     static inline void blsmsk##bits(struct cpu *cpu, unsigned r, uint##bits##_t a)                                     \
     {                                                                                                                  \
         uint##bits##_t v = a ^ (a - 1);                                                                                \
-        FLAGS_LOGIC(cpu, bits, v);                                                                                     \
+        FLAGS_ODD(cpu, bits, v);                                                                                       \
         cpu->fc = a ? 0 : FC_CF | FC_CF_XOR_OF;                                                                        \
         set##bits(cpu, r, v);                                                                                          \
     }                                                                                                                  \
     static inline void blsr##bits(struct cpu *cpu, unsigned r, uint##bits##_t a)                                       \
     {                                                                                                                  \
         uint##bits##_t v = a & (a - 1);                                                                                \
-        FLAGS_LOGIC(cpu, bits, v);                                                                                     \
+        FLAGS_ODD(cpu, bits, v);                                                                                       \
         cpu->fc = a ? 0 : FC_CF | FC_CF_XOR_OF;                                                                        \
         set##bits(cpu, r, v);                                                                                          \
     }

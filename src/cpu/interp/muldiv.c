@@ -2,8 +2,8 @@
  * Multiplication and division: MUL IMUL MULX DIV IDIV, and the decimal
  * adjustments AAA AAS AAM AAD DAA DAS (SDM vol. 2).
  *
- * MUL and IMUL define CF and OF only; SF, ZF and PF follow the low half, as
- * on Intel processors, and AF is clear.
+ * MUL and IMUL define CF and OF only; SF and PF follow the low half, as on
+ * Intel processors, ZF and AF are clear.
  */
 #include "cpu/interp/operand.h"
 
@@ -11,7 +11,8 @@
     do {                                                                                                               \
         unsigned o_ = (overflow);                                                                                      \
         (cpu)->fc = o_ << 31; /* CF and OF alike */                                                                    \
-        FLAGS_RESULT(cpu, bits, low);                                                                                  \
+        (cpu)->fs = SEXT##bits(low);                                                                                   \
+        (cpu)->fz = 1;                                                                                                 \
     } while (0)
 
 /* -- MUL, IMUL r/m: rDX:rAX = rAX * r/m -- */
@@ -252,11 +253,11 @@ HANDLER(aam)
     decimal_flags(cpu, al % base, false, false);
     return op + 1;
 }
+/* An addition of bytes, and its flags are that. */
 HANDLER(aad)
 {
-    uint8_t r = (uint8_t)(get8(cpu, REG_AL) + get8(cpu, REG_AH) * (uint8_t)op->imm);
-    set16(cpu, RAX, r);
-    decimal_flags(cpu, r, false, false);
+    uint8_t high = (uint8_t)(get8(cpu, REG_AH) * (uint8_t)op->imm);
+    set16(cpu, RAX, add_c8(cpu, get8(cpu, REG_AL), high, 0));
     return op + 1;
 }
 

@@ -2,16 +2,16 @@
  * Shifts and rotates: SHL SHR SAR ROL ROR RCL RCR SHLD SHRD, and the flagless
  * ones of BMI2: SHLX SHRX SARX RORX (SDM vol. 2).
  *
- * Where the manual leaves a flag undefined the value is the one most
- * processors give: OF as for a shift by one, AF clear.
+ * Where the manual leaves a flag undefined the value is that of Intel's
+ * processors: OF as if the operand were shifted by one place, whatever the
+ * count; AF clear.
  */
 #include "cpu/interp/operand.h"
 
 /*
  * The count is masked to 5 bits (6 for 64-bit operands); a count of zero
  * changes no flag. Bytes and words can be shifted by more than their width.
- * CF is the last bit shifted out; OF: SHL and the left rotates take the top
- * bit ^ CF, SHR the old top bit, SAR none, the right rotates the two top bits.
+ * CF is the last bit shifted out; OF says whether one step changes the sign.
  */
 #define SHIFTS(bits)                                                                                                   \
     static inline uint##bits##_t shl##bits(struct cpu *cpu, uint##bits##_t a, unsigned count)                          \
@@ -23,8 +23,8 @@
         uint64_t before = bits == 64 ? a : (uint64_t)a << (count - 1);                                                 \
         unsigned cf = bits == 64 ? a >> ((64 - count) & 63) & 1 : before >> (bits - 1) & 1;                            \
         uint##bits##_t r = (uint##bits##_t)(bits == 64 ? before << count : before << 1);                               \
-        unsigned msb = (unsigned)(r >> (bits - 1));                                                                    \
-        cpu->fc = cf << 31 | msb << 30;                                                                                \
+        unsigned of = (unsigned)(a >> (bits - 1) ^ a >> (bits - 2)) & 1;                                               \
+        cpu->fc = cf << 31 | (cf ^ of) << 30;                                                                          \
         FLAGS_RESULT(cpu, bits, r);                                                                                    \
         return r;                                                                                                      \
     }                                                                                                                  \
@@ -36,7 +36,7 @@
         uint64_t before = (uint64_t)a >> (count - 1);                                                                  \
         uint##bits##_t r = (uint##bits##_t)(before >> 1);                                                              \
         unsigned cf = before & 1;                                                                                      \
-        unsigned of = (r ^ r << 1) >> (bits - 1) & 1; /* the old top bit if the count is 1 */                          \
+        unsigned of = (unsigned)(a >> (bits - 1));                                                                     \
         cpu->fc = cf << 31 | (cf ^ of) << 30;                                                                          \
         FLAGS_RESULT(cpu, bits, r);                                                                                    \
         return r;                                                                                                      \
@@ -60,8 +60,7 @@
         if (!count)                                                                                                    \
             return a;                                                                                                  \
         uint##bits##_t r = (uint##bits##_t)(a << (count & (bits - 1)) | a >> (-count & (bits - 1)));                   \
-        unsigned cf = r & 1;                                                                                           \
-        flags_set_cf_of(cpu, cf, cf ^ (unsigned)(r >> (bits - 1)));                                                    \
+        flags_set_cf_of(cpu, r & 1, (unsigned)(a >> (bits - 1) ^ a >> (bits - 2)) & 1);                                \
         return r;                                                                                                      \
     }                                                                                                                  \
     static inline uint##bits##_t ror##bits(struct cpu *cpu, uint##bits##_t a, unsigned count)                          \
@@ -70,8 +69,7 @@
         if (!count)                                                                                                    \
             return a;                                                                                                  \
         uint##bits##_t r = (uint##bits##_t)(a >> (count & (bits - 1)) | a << (-count & (bits - 1)));                   \
-        unsigned cf = (unsigned)(r >> (bits - 1));                                                                     \
-        flags_set_cf_of(cpu, cf, cf ^ (unsigned)(r >> (bits - 2) & 1));                                                \
+        flags_set_cf_of(cpu, (unsigned)(r >> (bits - 1)), (unsigned)(a ^ a >> (bits - 1)) & 1);                        \
         return r;                                                                                                      \
     }                                                                                                                  \
     /* RCL and RCR rotate through CF: bits + 1 places. */                                                              \
@@ -84,7 +82,7 @@
         uint##bits##_t r = (uint##bits##_t)((count < bits ? a << (count & (bits - 1)) : 0) | carry << (count - 1) |    \
                                             (count > 1 ? a >> (bits + 1 - count) : 0));                                \
         unsigned cf = (unsigned)(a >> (bits - count)) & 1;                                                             \
-        flags_set_cf_of(cpu, cf, cf ^ (unsigned)(r >> (bits - 1)));                                                    \
+        flags_set_cf_of(cpu, cf, (unsigned)(a >> (bits - 1) ^ a >> (bits - 2)) & 1);                                   \
         return r;                                                                                                      \
     }                                                                                                                  \
     static inline uint##bits##_t rcr##bits(struct cpu *cpu, uint##bits##_t a, unsigned count)                          \
@@ -97,7 +95,7 @@
                                             carry << (bits - count) |                                                  \
                                             (count > 1 ? (uint64_t)a << (bits + 1 - count) : 0));                      \
         unsigned cf = (unsigned)(a >> (count - 1)) & 1;                                                                \
-        flags_set_cf_of(cpu, cf, (unsigned)((r >> (bits - 1) ^ r >> (bits - 2)) & 1));                                 \
+        flags_set_cf_of(cpu, cf, (unsigned)(a >> (bits - 1) ^ carry) & 1);                                             \
         return r;                                                                                                      \
     }
 SHIFTS(8)
@@ -125,7 +123,7 @@ SHIFTS(64)
             r = (uint##bits##_t)(a << count | b >> (bits - count));                                                    \
             cf = a >> (bits - count) & 1;                                                                              \
         }                                                                                                              \
-        unsigned of = (unsigned)((r ^ a) >> (bits - 1)) & 1;                                                           \
+        unsigned of = (unsigned)(a >> (bits - 1) ^ a >> (bits - 2)) & 1;                                               \
         cpu->fc = cf << 31 | (cf ^ of) << 30;                                                                          \
         FLAGS_RESULT(cpu, bits, r);                                                                                    \
         return r;                                                                                                      \
@@ -145,7 +143,7 @@ SHIFTS(64)
             r = (uint##bits##_t)(a >> count | b << (bits - count));                                                    \
             cf = a >> (count - 1) & 1;                                                                                 \
         }                                                                                                              \
-        unsigned of = (unsigned)((r ^ r << 1) >> (bits - 1)) & 1;                                                      \
+        unsigned of = (unsigned)(a >> (bits - 1) ^ b) & 1;                                                             \
         cpu->fc = cf << 31 | (cf ^ of) << 30;                                                                          \
         FLAGS_RESULT(cpu, bits, r);                                                                                    \
         return r;                                                                                                      \

@@ -187,49 +187,69 @@ PUSHF(64, 0xffffffff)
 
 /* -- ENTER, LEAVE -- */
 
-/*
- * The frame is built as an image first, so that a fault leaves no trace: saved
- * rBP on top, below it the enclosing frames' pointers and the new one's.
- */
-#define FRAMES(bits)                                                                                                   \
-    HANDLER(enter##bits)                                                                                               \
-    {                                                                                                                  \
-        enum { SIZE = bits / 8 };                                                                                      \
-        unsigned level = (uint8_t)op->disp & 31;                                                                       \
-        uint##bits##_t image[32];                                                                                      \
-        unsigned n = level ? level + 1 : 1;                                                                            \
-        uint64_t frame = cpu_stack_top(cpu, -(int64_t)SIZE);                                                           \
-        image[n - 1] = get##bits(cpu, RBP);                                                                            \
-        if (level) {                                                                                                   \
-            if (level > 1)                                                                                             \
-                stack_read(cpu, frame_pointer(cpu, -(int64_t)(level - 1) * SIZE), &image[1], (level - 1) * SIZE);      \
-            image[0] = (uint##bits##_t)frame;                                                                          \
-        }                                                                                                              \
-        uint64_t top = cpu_stack_top(cpu, -(int64_t)n * SIZE);                                                         \
-        stack_write(cpu, top, image, n * SIZE);                                                                        \
-        /* The new stack must be writable where it ends. */                                                            \
-        uint64_t sp = cpu_stack_top(cpu, -(int64_t)n * SIZE - (int64_t)(op->imm & 0xffff));                            \
-        mmu_probe_write(cpu, seg_linear(cpu, SEG_SS, sp, SIZE, MMU_WRITE), SIZE, MMU_STACK);                           \
-        cpu_set_stack(cpu, sp);                                                                                        \
-        set##bits(cpu, RBP, (uint##bits##_t)frame);                                                                    \
-        return op + 1;                                                                                                 \
-    }                                                                                                                  \
-    HANDLER(leave##bits)                                                                                               \
-    {                                                                                                                  \
-        uint64_t sp = frame_pointer(cpu, 0);                                                                           \
-        uint##bits##_t v;                                                                                              \
-        stack_read(cpu, sp, &v, sizeof(v));                                                                            \
-        cpu_set_stack(cpu, frame_pointer(cpu, sizeof(v)));                                                             \
-        set##bits(cpu, RBP, v);                                                                                        \
-        return op + 1;                                                                                                 \
-    }
-
 /* rBP + delta in the stack's width. */
 static uint64_t frame_pointer(const struct cpu *cpu, int64_t delta)
 {
     uint64_t v = cpu->reg[RBP] + (uint64_t)delta;
     return (cpu->mode & MODE_SIZE) == MODE_64 ? v : cpu->mode & MODE_STACK32 ? (uint32_t)v : (uint16_t)v;
 }
+static void set_frame_pointer(struct cpu *cpu, uint64_t v)
+{
+    if ((cpu->mode & MODE_SIZE) == MODE_64 || cpu->mode & MODE_STACK32)
+        cpu->reg[RBP] = v;
+    else
+        set16(cpu, RBP, (uint16_t)v);
+}
+
+#define STACK_WORDS(bits)                                                                                              \
+    static void stack_store##bits(struct cpu *cpu, uint64_t sp, uint##bits##_t v)                                      \
+    {                                                                                                                  \
+        stack_write(cpu, sp, &v, sizeof(v));                                                                           \
+    }                                                                                                                  \
+    static uint##bits##_t stack_load##bits(struct cpu *cpu, uint64_t sp)                                               \
+    {                                                                                                                  \
+        uint##bits##_t v;                                                                                              \
+        stack_read(cpu, sp, &v, sizeof(v));                                                                            \
+        return v;                                                                                                      \
+    }
+STACK_WORDS(16)
+STACK_WORDS(32)
+STACK_WORDS(64)
+
+/*
+ * Word by word as the manual has it, since the frame may overlap the display it
+ * is copied from. A fault on the way leaves stored words behind but no register
+ * changed, and so does a processor. Frame pointers are of the stack's width.
+ */
+#define FRAMES(bits)                                                                                                   \
+    HANDLER(enter##bits)                                                                                               \
+    {                                                                                                                  \
+        enum { SIZE = bits / 8 };                                                                                      \
+        unsigned level = (uint8_t)op->disp & 31;                                                                       \
+        int64_t top = -SIZE;                                                                                           \
+        const uint64_t frame = cpu_stack_top(cpu, top);                                                                \
+        stack_store##bits(cpu, frame, get##bits(cpu, RBP));                                                            \
+        for (unsigned i = 1; i < level; i++) {                                                                         \
+            uint##bits##_t outer = stack_load##bits(cpu, frame_pointer(cpu, -(int64_t)i * SIZE));                      \
+            stack_store##bits(cpu, cpu_stack_top(cpu, top -= SIZE), outer);                                            \
+        }                                                                                                              \
+        if (level)                                                                                                     \
+            stack_store##bits(cpu, cpu_stack_top(cpu, top -= SIZE), (uint##bits##_t)frame);                            \
+        /* The new stack must be writable where it ends. */                                                            \
+        uint64_t sp = cpu_stack_top(cpu, top - (int64_t)(op->imm & 0xffff));                                           \
+        mmu_probe_write(cpu, seg_linear(cpu, SEG_SS, sp, SIZE, MMU_WRITE), SIZE, MMU_STACK);                           \
+        set_frame_pointer(cpu, frame);                                                                                 \
+        cpu_set_stack(cpu, sp);                                                                                        \
+        return op + 1;                                                                                                 \
+    }                                                                                                                  \
+    HANDLER(leave##bits)                                                                                               \
+    {                                                                                                                  \
+        uint##bits##_t v = stack_load##bits(cpu, frame_pointer(cpu, 0));                                               \
+        cpu_set_stack(cpu, frame_pointer(cpu, sizeof(v)));                                                             \
+        set##bits(cpu, RBP, v);                                                                                        \
+        return op + 1;                                                                                                 \
+    }
+
 FRAMES(16)
 FRAMES(32)
 FRAMES(64)

@@ -245,7 +245,7 @@ TRANSFERS(16)
 TRANSFERS(32)
 TRANSFERS(64)
 
-/* -- SCAS, CMPS: go on while ZF is as the prefix says -- */
+/* -- SCAS, CMPS: go on while ZF is as the prefix says. CMPS reads ES:rDI first, as Intel's processors do -- */
 
 #define COMPARISONS(bits)                                                                                              \
     HANDLER(scas##bits)                                                                                                \
@@ -310,8 +310,8 @@ TRANSFERS(64)
                 } while (i < n && (a == b) == while_equal);                                                            \
                 n = i;                                                                                                 \
             } else {                                                                                                   \
-                a = ld##bits(cpu, stream_linear(cpu, op, s, SIZE, MMU_READ));                                          \
                 b = ld##bits(cpu, stream_linear(cpu, op, d, SIZE, MMU_READ));                                          \
+                a = ld##bits(cpu, stream_linear(cpu, op, s, SIZE, MMU_READ));                                          \
                 n = 1;                                                                                                 \
             }                                                                                                          \
             sub_c##bits(cpu, a, b, 0);                                                                                 \
