@@ -7,6 +7,7 @@
 
 #include "chipset/fwcfg.h"
 #include "core/mem.h"
+#include "lock_check.h"
 
 static struct fwcfg fw;
 static struct guest_mem mem;
@@ -34,7 +35,10 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+    assert_lock_free(&chipset_lock);
     fwcfg_fini(&fw);
+    for (unsigned port = 0x500; port < 0x530; port++)
+        assert_false(bus_claims(pio, port));
     mem_fini(&mem);
     return fixture_teardown(state);
 }
@@ -190,7 +194,17 @@ static void test_dma(void **state)
     bus_write(pio, 0x518, 4, __builtin_bswap32(DESC));
     assert_int_equal(control_word(DESC), 0);
     assert_int_equal(ram[0x2020], '0');
-    bus_write(pio, 0x518, 2, DESC); /* no half of a half */
+    for (unsigned size = 1; size <= 2; size++) { /* no half of a half */
+        put_be(DESC, 2, 4);
+        bus_write(pio, 0x518, size, __builtin_bswap32(DESC));
+        bus_write(pio, 0x51a, size, __builtin_bswap32(DESC) >> 16);
+        assert_int_equal(control_word(DESC), 2);
+    }
+    bus_write(pio, 0x514, 8, __builtin_bswap64(DESC));
+    assert_int_equal(control_word(DESC), 0);
+    put_be(DESC, 2, 4);
+    bus_write(pio, 0x514, 4, __builtin_bswap32(DESC)); /* the high half alone starts nothing */
+    assert_int_equal(control_word(DESC), 2);
     bus_write(pio, 0x518, 1, 0);
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "pci/bridges.h"
+#include "lock_check.h"
 
 static struct pci_bus pci;
 static struct wire gsi[PCI_PIRQS], isa[16];
@@ -43,6 +44,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+    assert_lock_free(&pci.lock);
+    assert_lock_free(&pci.route_lock);
     pci_bus_fini(&pci);
     return fixture_teardown(state);
 }
@@ -145,8 +148,17 @@ static void test_sizes(void **state)
     address(0, 2, 0, 0);
     assert_int_equal(bus_read(pio, 0xcfe, 4), 0xffff0001); /* half of it is beyond 0xCFF */
     assert_int_equal(bus_read(pio, 0xcfa, 4), 0x10ddffff); /* half of it is no data */
-    bus_write(pio, 0xcf8, 4, 0x00001000);
+    bus_write(pio, 0xcf8, 4, 0x0000103c);
     assert_int_equal(bus_read(pio, 0xcfc, 4), 0xffffffff); /* not enabled */
+    bus_write(pio, 0xcfc, 1, 0x77);
+    bus_write(pio, 0xcf8, 4, 0x8001103c); /* another bus */
+    bus_write(pio, 0xcfc, 1, 0x77);
+    assert_int_equal(cfg_in(2, 0, 0x3c, 1), 0x00);
+    bus_write(pio, 0xcfb, 2, 0x6600); /* half of it to the data port */
+    assert_int_equal(bus_read(pio, 0xcfb, 2), 0x66ff);
+    assert_int_equal(cfg_in(2, 0, 0x3c, 1), 0x66);
+    bus_write(pio, 0xcfa, 4, 0x00550000);
+    assert_int_equal(cfg_in(2, 0, 0x3c, 1), 0x55);
     cfg_out(2, 0, 0x3c, 1, 0x0b);
     assert_int_equal(cfg_in(2, 0, 0x3c, 2), 0x010b);
     cfg_out(2, 0, 0x3c, 4, 0xffffffff); /* the pin is read-only */
@@ -222,6 +234,7 @@ static void test_masks(void **state)
     struct state_blob blob = {0};
     assert_int_equal(pci_bus_save(&pci, &blob), 0);
     pci_bus_reset(&pci);
+    assert_int_equal(bus_read(pio, 0xcf8, 4), 0);
     assert_int_equal(hook.resets, 1);
     assert_int_equal(cfg_in(0, 0, 0x40, 4), 0xffff0ff0);
     uint8_t *vendor = memmem(blob.data, blob.len, "\xf4\x1a\x00\x10", 4);
@@ -231,7 +244,8 @@ static void test_masks(void **state)
     hook.writes = 0;
     assert_int_equal(pci_bus_load(&pci, blob.data, blob.len, &pos), 0);
     assert_int_equal(pos, blob.len);
-    assert_true(hook.writes > 0);
+    assert_int_equal(hook.writes, PCI_CFG_SIZE / 4);
+    assert_int_equal(bus_read(pio, 0xcf8, 4), 0x8000003c);
     assert_int_equal(cfg_in(0, 0, 0x40, 4), 0xff001234);
     assert_int_equal(cfg_in(0, 0, 0, 4), 0x10001af4);
     pos = 0;
@@ -384,6 +398,11 @@ static void test_firmware_routing(void **state)
         assert_false(isa[irq].level);
     }
     assert_int_equal(cfg_in(31, 0, 0x3c, 1), 0xff);
+    cfg_out(31, 0, 4, 4, 0); /* the bridge decodes, whatever a guest says */
+    assert_int_equal(cfg_in(31, 0, 4, 4), 0x00000007);
+    assert_int_equal(cfg_in(31, 0, 0x3c, 2), 0x00ff); /* no pin */
+    assert_int_equal(cfg_in(31, 0, 0x64, 4), 0);
+    assert_int_equal(cfg_in(31, 0, 0x6c, 4), 0);
 }
 
 /* ---- anything at all -------------------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include "chipset/i8042.h"
 #include "chipset/resetctl.h"
 #include "chipset/testdev.h"
+#include "lock_check.h"
 
 static unsigned resets;
 static void on_reset(void *arg) { (*(unsigned *)arg)++; }
@@ -53,7 +54,11 @@ static int testdev_setup(void **state)
 
 static int testdev_teardown(void **state)
 {
+    assert_lock_free(&chipset_lock);
     testdev_fini(dev);
+    for (unsigned port = 0; port < 0x10000; port++)
+        assert_false(bus_claims(pio, port));
+    assert_false(bus_claims(mmio, TESTDEV_MMIO));
     free(dev);
     mem_fini(&mem);
     return fixture_teardown(state);
@@ -87,7 +92,7 @@ static void test_gsi(void **state)
     bus_write(pio, 0x2005, 2, 0x0100); /* two ports: lowers 5, raises 6 */
     assert_true(!gsi[5].level && gsi[6].level);
     outb(0x2006, 0);
-    bus_write(pio, 0x2018, 1, 1);
+    assert_false(bus_claims(pio, 0x2018) || bus_claims(pio, 0xf8) || bus_claims(pio, 0xe8));
     outb(0x2003, 7);
     outb(0x2017, 1);
     struct state_blob blob = {0};
@@ -181,7 +186,10 @@ static int kbc_setup(void **state)
 
 static int kbc_teardown(void **state)
 {
+    assert_lock_free(&chipset_lock);
     i8042_fini(&kbc);
+    for (unsigned port = 0x5e; port < 0x68; port++)
+        assert_false(bus_claims(pio, port));
     return fixture_teardown(state);
 }
 
@@ -219,14 +227,14 @@ static void test_kbc_probe(void **state)
     assert_int_equal(inb(0x64) & 0x21, 0x21);
     assert_int_equal(inb(0x60), 0x5a);
     assert_int_equal(ask(0xa9), 0x00);
-    outb(0x64, 0xa7);
-    assert_int_equal(ask(0x20) & 0x20, 0x20);
     outb(0x64, 0xa8);
-    assert_int_equal(ask(0x20) & 0x20, 0x00);
-    outb(0x64, 0xad);
-    assert_int_equal(ask(0x20) & 0x10, 0x10);
+    assert_int_equal(ask(0x20), 0x14);
+    outb(0x64, 0xa7);
+    assert_int_equal(ask(0x20), 0x34);
     outb(0x64, 0xae);
-    assert_int_equal(ask(0x20) & 0x10, 0x00);
+    assert_int_equal(ask(0x20), 0x24);
+    outb(0x64, 0xad);
+    assert_int_equal(ask(0x20), 0x34);
     assert_int_equal(irq12.rises, 0);
     tell(0x60, 0x06);
     tell(0xd3, 0xa5); /* does its interrupt arrive? */
@@ -255,7 +263,14 @@ static void test_kbc_probe(void **state)
     assert_int_equal(inb(0x60), 0x9c);
     tell(0x65, 0x42);
     assert_int_equal(ask(0x25), 0x42);
-    assert_int_equal(ask(0xc0) & 0x80, 0x80);
+    tell(0x7f, 0x43);
+    assert_int_equal(ask(0x3f), 0x43);
+    assert_int_equal(ask(0xc0), 0x80);
+    assert_int_equal(ask(0xe0), 0x00);
+    outb(0x64, 0x99); /* nothing that it knows */
+    assert_int_equal(inb(0x64), 0x1c);
+    tell(0x60, 0x02);
+    assert_int_equal(inb(0x64), 0x10); /* the system flag is the guest's */
     assert_int_equal(resets, 0);
 }
 
@@ -356,7 +371,35 @@ static void test_resetctl(void **state)
     assert_int_equal(inb(0xcf9), 0x0e);
     assert_int_equal(resets, 3); /* loading resets nobody */
     free(blob.data);
+    assert_lock_free(&chipset_lock);
     resetctl_fini(&r);
+    assert_false(bus_claims(pio, 0x92));
+}
+
+/* A place that is taken: an error, and nothing left behind. */
+static void test_conflicts(void **state)
+{
+    static const uint16_t ports[] = {0x64, 0xe4, 0xf4, 0x2010, 0xe9};
+    static const struct io_ops none;
+    char why[100];
+    struct serial *s;
+    assert_int_equal(serial_open(&s, "null", loop, why, sizeof(why)), 0);
+    struct testdev *t = malloc(sizeof(*t));
+    for (size_t i = 0; i < ARRAY_LEN(ports); i++) {
+        assert_int_equal(bus_add(pio, &(struct io_range){.base = ports[i], .len = 1, .ops = &none}), 0);
+        struct i8042 k;
+        struct debugport d;
+        int err = i == 0   ? i8042_init(&k, pio, &(struct i8042_wires){.reset = on_reset}, &chipset_lock)
+                  : i == 4 ? debugport_init(&d, pio, s)
+                           : testdev_init(t, pio, mmio, &mem, &(struct testdev_wires){0}, &chipset_lock);
+        assert_int_equal(err, -EEXIST);
+        assert_int_equal(bus_remove(pio, ports[i], NULL), 0);
+        for (unsigned port = 0; port < 0x10000; port++)
+            assert_false(bus_claims(pio, port));
+        assert_false(bus_claims(mmio, TESTDEV_MMIO));
+    }
+    free(t);
+    serial_close(s);
 }
 
 /* ---- POST code and debug console -------------------------------------------------------------------------------- */
@@ -410,6 +453,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_kbc_reset_and_a20, kbc_setup, kbc_teardown),
         cmocka_unit_test_setup_teardown(test_kbc_state, kbc_setup, kbc_teardown),
         cmocka_unit_test_setup_teardown(test_resetctl, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_conflicts, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_debugport, fixture_setup, fixture_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -196,6 +196,29 @@ static void test_file(void **state)
     }
 }
 
+/* A line that never falls silent must not put off its own output. */
+static void test_latency(void **state)
+{
+    char spec[160];
+    struct stat st;
+    snprintf(spec, sizeof(spec), "file=%s", path);
+    struct serial *s = open_line(spec);
+    serial_write(s, "a", 1);
+    os_clock_jump(900000);
+    serial_write(s, "b", 1);
+    os_clock_jump(200000);
+    loop_turn(loop, 0);
+    loop_turn(loop, 0);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 2);
+    for (unsigned i = 0; i < 40000; i++) /* half a buffer goes at once */
+        serial_write(s, "c", 1);
+    loop_turn(loop, 0);
+    stat(path, &st);
+    assert_true(st.st_size > 32000);
+    serial_close(s);
+}
+
 static void test_file_big(void **state)
 {
     char spec[160];
@@ -359,6 +382,29 @@ static int dial(const struct serial *s)
     return fd;
 }
 
+static void test_tcp_addresses(void **state)
+{
+    static const struct {
+        const char *spec, *where;
+    } good[] = {
+        {"tcp=localhost:0", "127.0.0.1:"},
+        {"tcp=:0", "127.0.0.1:"},
+        {"tcp=127.0.0.1:0", "127.0.0.1:"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        struct serial *s = open_line(good[i].spec);
+        assert_memory_equal(serial_where(s), good[i].where, strlen(good[i].where));
+        serial_close(s);
+    }
+    struct serial *s;
+    if (serial_open(&s, "tcp=[::1]:0", loop, why, sizeof(why)) == 0) {
+        assert_memory_equal(serial_where(s), "[::1]:", 6);
+        serial_close(s);
+    } else {
+        assert_null(strstr(why, "numeric")); /* a host without IPv6 */
+    }
+}
+
 static void test_tcp(void **state)
 {
     struct serial *s = open_line("tcp=0");
@@ -442,6 +488,15 @@ static void test_tcp_slow_client(void **state)
     /* The other way round: a paste waits until the guest has read. */
     size_t pasted = 0, read_back = 0;
     fcntl(fd, F_SETFL, O_NONBLOCK);
+    while (pasted < 3 * sizeof(buf)) {
+        for (size_t i = 0; i < sizeof(buf); i++)
+            buf[i] = (uint8_t)((pasted + i) % 249);
+        assert_int_equal(write(fd, buf, sizeof(buf)), sizeof(buf));
+        pasted += sizeof(buf);
+        loop_turn(loop, 1000000);
+    }
+    loop_turn(loop, 1000000);
+    expect_idle();
     while (pasted < 200000 || read_back < pasted) {
         if (pasted < 200000) {
             for (size_t i = 0; i < sizeof(buf); i++)
@@ -540,7 +595,10 @@ static void test_stdio_pipes(void **state)
         serial_write(s, "x", 1);
         loop_turn(loop, 5000000);
         loop_turn(loop, 5000000);
-        serial_write(s, "y", 1);
+        for (unsigned i = 0; i < 200; i++) {
+            assert_int_equal(serial_write(s, text, 1000), 1000);
+            loop_turn(loop, 0);
+        }
         expect_idle();
         serial_close(s);
     }
@@ -622,13 +680,34 @@ static void test_stdio_terminal(void **state)
         expect_fd(master, "end");
         tcgetattr(tty, &after);
     }
+    /* A terminal whose other end does not read, and then goes. */
+    int err2 = serial_open(&s, "stdio", loop, why, sizeof(why));
+    if (!err2) {
+        serial_attach(s, &user, NULL);
+        char text[4096];
+        memset(text, 't', sizeof(text));
+        uint64_t start = os_clock_ns();
+        for (unsigned i = 0; i < 100; i++) {
+            serial_write(s, text, sizeof(text));
+            loop_turn(loop, 0);
+        }
+        assert_true(os_clock_ns() - start < NS_PER_S);
+        assert_int_equal(serial_write(s, text, sizeof(text)), 0);
+        expect_idle();
+        close(master);
+        loop_turn(loop, 10000000);
+        loop_turn(loop, 10000000);
+        expect_idle();
+        assert_int_equal(serial_write(s, text, sizeof(text)), sizeof(text));
+        serial_close(s);
+    }
     give_stdio_back();
     assert_int_equal(err, 0);
+    assert_int_equal(err2, 0);
     assert_false(flags & O_NONBLOCK);
     assert_false(raw.c_lflag & (ICANON | ECHO | ISIG));
     assert_int_equal(after.c_lflag, before.c_lflag);
     close(tty);
-    close(master);
 }
 
 int main(void)
@@ -637,11 +716,13 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bad_specs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_null, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_latency, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_big, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_autopty, setup, teardown),
         cmocka_unit_test_setup_teardown(test_autopty_without_reader, setup, teardown),
         cmocka_unit_test_setup_teardown(test_device, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tcp_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tcp, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tcp_slow_client, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stdio_pipes, setup, teardown),

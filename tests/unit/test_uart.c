@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "chipset/uart.h"
+#include "lock_check.h"
 
 /* ---- a host end of our own: uart.c calls these instead of serial.c ---------------------------------------------- */
 
@@ -69,6 +70,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+    assert_lock_free(&chipset_lock);
     uart_fini(&uart);
     return fixture_teardown(state);
 }
@@ -343,6 +345,97 @@ static void test_loopback_modem(void **state)
     assert_int_equal(in(RBR), 'i');
 }
 
+/* Each cause needs its own enable bit, and each change of a modem line counts. */
+static void test_enable_bits(void **state)
+{
+    out(FCR, 0x01);
+    uart_receive_break(&uart);
+    out(MCR, 0x10);
+    for (unsigned ier = 0; ier < 16; ier++) {
+        out(IER, 0);
+        in(IIR);
+        out(IER, (uint8_t)ier);
+        static const uint8_t want[] = {0xc1, 0xc4, 0xc2, 0xc4, 0xc6, 0xc6, 0xc6, 0xc6};
+        assert_int_equal(in(IIR), ier == 8 ? 0xc0 : ier < 8 ? want[ier] : want[ier - 8]);
+    }
+    in(LSR);
+    in(RBR);
+    in(MSR);
+    out(IER, 0x08);
+    static const uint8_t mcr[] = {0x11, 0x13, 0x17, 0x13, 0x1b, 0x1a, 0x18, 0x10};
+    for (size_t i = 0; i < ARRAY_LEN(mcr); i++) {
+        assert_false(irq.level);
+        out(MCR, mcr[i]);
+        assert_int_equal(irq.level, mcr[i] != 0x17); /* RI rising is no event */
+        assert_int_equal(in(IIR), irq.level ? 0xc0 : 0xc1);
+        in(MSR);
+    }
+    assert_false(irq.level);
+}
+
+static void test_fifo_control(void **state)
+{
+    out(FCR, 0x01);
+    type("abc");
+    out(FCR, 0x41); /* another trigger level: what is there stays */
+    assert_int_equal(in(RBR), 'a');
+    out(FCR, 0x05); /* the other FIFO */
+    assert_int_equal(in(RBR), 'b');
+    out(FCR, 0x03);
+    assert_int_equal(in(LSR), 0x60);
+    out(FCR, 0x00); /* switching clears both */
+    type("d");
+    out(FCR, 0x06); /* means nothing without bit 0 */
+    assert_int_equal(in(LSR), 0x61);
+    assert_int_equal(in(IIR), 0x01);
+    out(FCR, 0x01);
+    assert_int_equal(in(LSR), 0x60);
+    type("0123456789abcdefXYZ");
+    out(FCR, 0x03); /* what waited outside comes in */
+    assert_int_equal(in(RBR), 'X');
+    out(FCR, 0x00);
+    assert_int_equal(in(LSR), 0x60);
+
+    line.out_room = 0;
+    out(FCR, 0x01);
+    out(IER, 0x02);
+    out(THR, 'x');
+    out(THR, 'y');
+    out(FCR, 0x03);
+    assert_int_equal(in(LSR), 0x00);
+    assert_false(irq.level);
+    out(FCR, 0x05);
+    assert_int_equal(in(LSR), 0x60);
+    assert_true(irq.level);
+    line.out_room = 100;
+    line.user->tx_ready(line.arg);
+    assert_int_equal(line.out_len, 0);
+
+    out(LCR, 0x40); /* a break of ours is the other end's business */
+    assert_int_equal(in(LSR), 0x60);
+    out(MCR, 0x10);
+    out(LCR, 0x40); /* it has begun before */
+    out(LCR, 0x00);
+    assert_int_equal(in(LSR), 0x60);
+}
+
+static void test_reset(void **state)
+{
+    out(FCR, 0x01);
+    out(IER, 0x01);
+    type("0123456789abcdefX");
+    out(LCR, 0x80);
+    out(RBR, 0x33);
+    assert_true(irq.level);
+    uart_reset(&uart);
+    assert_false(irq.level);
+    assert_int_equal(in(IER), 0);
+    assert_int_equal(in(LSR), 0x61); /* the line goes on */
+    assert_int_equal(in(RBR), 'X');
+    out(LCR, 0x80);
+    assert_int_equal(in(RBR), 1);
+}
+
 /* ---- a backend that has no room --------------------------------------------------------------------------------- */
 
 static void test_backpressure(void **state)
@@ -417,12 +510,35 @@ static void test_save_and_load(void **state)
     assert_int_equal(uart_load(&uart, blob.data, blob.len, &pos), 0);
     assert_int_equal(pos, blob.len);
     assert_int_equal(in(SCR), 0x77);
+    assert_false(irq.level);
     assert_int_equal(in(IIR), 0xc1); /* "d" has started the time anew ... */
     jump(NS_PER_S);                  /* ... and it goes on after loading */
     assert_int_equal(in(IIR), 0xcc);
     assert_true(irq.level);
     for (unsigned i = 0; i < 4; i++)
         assert_int_equal(in(RBR), 'a' + i);
+
+    out(IER, 0x03); /* with the line up, and characters that never left */
+    line.out_room = line.out_len;
+    out(THR, 'u');
+    type("v");
+    jump(NS_PER_S);
+    assert_true(irq.level);
+    struct state_blob up = {0};
+    assert_int_equal(uart_save(&uart, &up), 0);
+    in(RBR);
+    uart_fini(&uart);
+    memset(&irq, 0, sizeof(irq));
+    assert_int_equal(uart_init(&uart, pio, BASE, wire_line(&irq), (struct serial *)&line, loop, &chipset_lock), 0);
+    line.out_room += 10;
+    pos = 0;
+    assert_int_equal(uart_load(&uart, up.data, up.len, &pos), 0);
+    assert_true(irq.level);
+    assert_int_equal(in(IIR), 0xcc);
+    assert_int_equal(in(RBR), 'v');
+    assert_int_equal(line.out[line.out_len - 1], 'u');
+    assert_int_equal(in(IIR), 0xc2);
+    free(up.data);
 
     for (size_t cut = 0; cut < blob.len; cut += 7) {
         pos = 0;
@@ -485,6 +601,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_break_and_priority, setup, teardown),
         cmocka_unit_test_setup_teardown(test_overrun_in_loopback, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loopback_modem, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_enable_bits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fifo_control, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reset, setup, teardown),
         cmocka_unit_test_setup_teardown(test_backpressure, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sizes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_save_and_load, setup, teardown),
