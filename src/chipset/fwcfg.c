@@ -284,11 +284,10 @@ int fwcfg_add_spec(struct fwcfg *f, const char *spec, char *why, size_t n)
     size_t name_len;
 
     if (strncmp(spec, "name=", 5) != 0 || !(rest = strchr(spec, ',')))
-        return fail(why, n, -EINVAL, "fwcfg,%s: %s", spec, usage);
+        return fail(why, n, -EINVAL, "%s", usage);
     name_len = (size_t)(rest - spec) - 5;
     if (name_len == 0 || name_len >= sizeof(name))
-        return fail(why, n, -EINVAL, "fwcfg,%s: the name has %zu characters; 1 to %d are possible", spec, name_len,
-                    FWCFG_NAME_MAX);
+        return fail(why, n, -EINVAL, "the name has %zu characters; 1 to %d are possible", name_len, FWCFG_NAME_MAX);
     memcpy(name, spec + 5, name_len);
     name[name_len] = '\0';
     rest++;
@@ -301,21 +300,21 @@ int fwcfg_add_spec(struct fwcfg *f, const char *spec, char *why, size_t n)
         size_t len = 0;
         err = read_file(rest + 5, &data, &len);
         if (err == -EFBIG)
-            return fail(why, n, err, "fwcfg,%s: the file has more than %u MiB", spec, FWCFG_MAX_SIZE >> 20);
+            return fail(why, n, err, "the file has more than %u MiB", FWCFG_MAX_SIZE >> 20);
         if (err == -EINVAL)
-            return fail(why, n, err, "fwcfg,%s: \"%s\" is not a regular file", spec, rest + 5);
+            return fail(why, n, err, "\"%s\" is not a regular file", rest + 5);
         if (err)
-            return fail(why, n, err, "fwcfg,%s: \"%s\": %s", spec, rest + 5, strerror(-err));
+            return fail(why, n, err, "\"%s\": %s", rest + 5, strerror(-err));
         err = fwcfg_add_file(f, name, data, len);
         free(data);
     } else {
-        return fail(why, n, -EINVAL, "fwcfg,%s: found \"%s\" after the name; %s", spec, rest, usage);
+        return fail(why, n, -EINVAL, "found \"%s\" after the name; %s", rest, usage);
     }
     if (err == -EEXIST)
-        return fail(why, n, err, "fwcfg,%s: the name \"%s\" is taken", spec, name);
+        return fail(why, n, err, "the name \"%s\" is taken", name);
     if (err == -ENOSPC)
-        return fail(why, n, err, "fwcfg,%s: there are %d items already, no more are possible", spec, FWCFG_MAX_FILES);
-    return err ? fail(why, n, err, "fwcfg,%s: %s", spec, strerror(-err)) : 0;
+        return fail(why, n, err, "there are %d items already, no more are possible", FWCFG_MAX_FILES);
+    return err ? fail(why, n, err, "%s", strerror(-err)) : 0;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------- */

@@ -66,7 +66,7 @@ int fwcfg_add_item(struct fwcfg *, unsigned key, const void *data, size_t len);
 /* Adds a named file, copied. -EINVAL: name empty or too long; -EEXIST; -ENOSPC: too many; -EFBIG; -ENOMEM. Before the guest runs. */
 int fwcfg_add_file(struct fwcfg *, const char *name, const void *data, size_t len);
 
-/* "-l fwcfg,SPEC": name=NAME,file=PATH or name=NAME,string=TEXT (the rest, commas too). -errno and a reason in why[n]. */
+/* "-l fwcfg,SPEC": name=NAME,file=PATH or name=NAME,string=TEXT (the rest, commas too). -errno and a reason in why[n], SPEC not repeated. */
 int fwcfg_add_spec(struct fwcfg *, const char *spec, char *why, size_t n);
 
 #endif
