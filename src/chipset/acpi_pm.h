@@ -16,16 +16,16 @@
 #include "core/state.h"
 #include "os/loop.h"
 
-/* I/O ports, for the FADT. */
-#define ACPI_PM1A_EVT_PORT 0x400 /* PM1a_EVT_BLK, 4 bytes: status, enable */
+/* I/O ports, for the FADT; clear of 0x402, where firmware looks for a debug console. */
+#define ACPI_PM1A_EVT_PORT 0x600 /* PM1a_EVT_BLK, 4 bytes: status, enable */
 #define ACPI_PM1A_EVT_LEN 4
-#define ACPI_PM1A_CNT_PORT 0x404 /* PM1a_CNT_BLK, 2 bytes */
+#define ACPI_PM1A_CNT_PORT 0x604 /* PM1a_CNT_BLK, 2 bytes */
 #define ACPI_PM1A_CNT_LEN 2
-#define ACPI_PM_TMR_PORT 0x408 /* PM_TMR_BLK, 4 bytes */
+#define ACPI_PM_TMR_PORT 0x608 /* PM_TMR_BLK, 4 bytes */
 #define ACPI_PM_TMR_LEN 4
-#define ACPI_GPE0_PORT 0x410 /* GPE0_BLK, 8 bytes: 32 status bits, 32 enable bits */
+#define ACPI_GPE0_PORT 0x610 /* GPE0_BLK, 8 bytes: 32 status bits, 32 enable bits */
 #define ACPI_GPE0_LEN 8
-#define ACPI_RESET_PORT 0x418   /* RESET_REG, 1 byte */
+#define ACPI_RESET_PORT 0x618   /* RESET_REG, 1 byte */
 #define ACPI_RESET_VALUE 0x06   /* RESET_VALUE */
 #define ACPI_SMI_CMD_PORT 0xb2  /* SMI_CMD */
 #define ACPI_ENABLE_VALUE 0xe1  /* written there: ACPI_ENABLE ... */

@@ -329,7 +329,7 @@ static int add_test_and_firmware_ports(struct pc *pc, char *why, size_t n)
 static void describe(struct pc *pc)
 {
     static const struct platform_ports reserved[] = {
-        {0x20, 2}, {0xa0, 2}, {0x4d0, 2}, {0x80, 1}, {0x92, 1}, {0xb2, 2}, {0x400, 0x20}, {0xcf9, 1},
+        {0x20, 2}, {0xa0, 2}, {0x4d0, 2}, {0x80, 1}, {0x92, 1}, {0xb2, 2}, {ACPI_PM1A_EVT_PORT, 0x20}, {0xcf9, 1},
     };
     struct platform *p = &pc->platform;
     *p = (struct platform){

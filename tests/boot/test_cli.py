@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 import subprocess
 import tempfile
 
@@ -117,3 +118,30 @@ def tells(t):
                 done = run([option, "help"], folder)
                 expect_equal(done.returncode, 0, "status")
                 expect(b"com1" in done.stdout if option == "-l" else b"lpc" in done.stdout, done.stdout.decode())
+
+
+def tiny_kernel():
+    """A flat multiboot kernel that says "k" and "!" on the two debug consoles and ends the machine with status 41."""
+    at = 0x100000
+    code = bytes.fromhex("66ba0204 b06b ee  b021 e6e9  b014 e6f4  fa f4 ebfd")
+    flags = 1 << 16
+    return struct.pack("<8I", 0x1badb002, flags, -(0x1badb002 + flags) & 0xffffffff, at, at, 0, 0, at + 32) + code
+
+
+@test("command line: all devices together")
+def all_devices(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        with open(os.path.join(folder, "kernel"), "wb") as file:
+            file.write(tiny_kernel())
+        args = ["-a", "soft", "-l", "com1,null", "-l", "com2,autopty=pty", "-l", "com3,tcp=0", "-l", "com4,file=com4",
+                "-l", "debugcon,file=debug", "-l", "fwcfg,name=opt/x,string=a,b", "-l", "pc-testdev",
+                "-s", "0,amd_hostbridge", "-s", "3,dummy", "-s", "3:1,dummy", "-s", "dummy", "-s", "lpc",
+                "-f", "multiboot,kernel"]
+        with t.case("no two of them claim the same address"):
+            done = run(args, folder)
+            expect_equal(done.returncode, 41, f"status (it said {done.stderr.decode('utf-8', 'replace')!r})")
+        with t.case("both debug consoles write"):
+            with open(os.path.join(folder, "debug"), "rb") as file:
+                expect_equal(file.read(), b"k!", "the debug console's file")
+        with t.case("the link to the pty has gone"):
+            expect_equal(sorted(os.listdir(folder)), ["com4", "debug", "kernel"], "the files afterwards")

@@ -276,7 +276,8 @@ static void test_odd_accesses(void **state)
 static void test_fuzz(void **state)
 {
     for (unsigned i = 0; i < 300000; i++) {
-        uint16_t port = (uint16_t)(random32() % 16 ? 0x3fe + random32() % 0x20 : 0xb1 + random32() % 4);
+        uint16_t port = (uint16_t)(random32() % 16 ? ACPI_PM1A_EVT_PORT - 2 + random32() % 0x20
+                                                   : 0xb1 + random32() % 4);
         struct irq_line gpe = acpi_pm_gpe(&pm, random32() % 32);
         switch (random32() % 8) {
         case 0: irq_set(&gpe, random32() & 1); break;

@@ -532,7 +532,7 @@ void rt_main(void)
     idt_init();
     pic_init();
     const uint8_t *fadt = acpi_table("FACP");
-    pm_port = fadt ? (uint16_t)le32(fadt + 76) : 0x408;
+    pm_port = fadt ? (uint16_t)le32(fadt + 76) : 0x608;
     lapic_write(LAPIC_TPR, 0);
     lapic_write(LAPIC_SVR, 0x1ff);
     payload();
