@@ -1,0 +1,201 @@
+/*
+ * The interpreter's side: one software CPU in user mode of a tiny machine
+ * whose page tables show the same data pages at the same addresses. Cases run
+ * without the dispatcher: decoded, lowered, and the handler called.
+ */
+#include "fuzz.h"
+
+#include <asm/prctl.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/vm.h"
+#include "cpu/code.h"
+#include "cpu/cpu.h"
+#include "cpu/flags.h"
+
+/* Physical pages. The two data pages are not neighbours, so that a crossing access has two places to go to. */
+enum { PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, PT = 0x4000, FRAME0 = 0x8000, FRAME1 = 0x6000, FRAME_RO = 0x7000 };
+enum { PTE_P = 1, PTE_W = 2, PTE_U = 4 };
+
+struct soft {
+    struct vm vm;
+    struct vcpu vcpu;
+    struct cpuid_table cpuid;
+    struct code_map *code;
+    struct cpu *cpu;
+    struct x86_state base[2]; /* for 64- and 32-bit code */
+    unsigned bits;            /* of the state that is set */
+};
+
+uint64_t soft_fs_base(void)
+{
+    uint64_t base = 0;
+    syscall(SYS_arch_prctl, ARCH_GET_FS, &base);
+    return base;
+}
+
+static void store64(struct soft *s, uint64_t gpa, uint64_t v) { mem_write(&s->vm.mem, gpa, &v, sizeof(v)); }
+
+static void build_tables(struct soft *s)
+{
+    const uint64_t all = PTE_P | PTE_W | PTE_U;
+    store64(s, PML4, PDPT | all);
+    store64(s, PDPT, PD | all);
+    const uint64_t pte = PT + 8 * (DATA_BASE >> 12 & 511);
+    store64(s, PD + 8 * (DATA_BASE >> 21), PT | all);
+    store64(s, pte + 0, FRAME0 | all);
+    store64(s, pte + 8, FRAME1 | all);
+    store64(s, pte + 24, FRAME_RO | PTE_P | PTE_U);
+}
+
+static struct x86_segment segment(uint16_t sel, uint32_t attr)
+{
+    return (struct x86_segment){.sel = sel, .limit = 0xffffffff, .attr = attr};
+}
+
+static void set_base(struct soft *s, unsigned i, bool code64)
+{
+    struct x86_state *x = &s->base[i];
+    x86_state_reset(x, true);
+    const uint32_t user = SEG_P | SEG_S | 3 << SEG_DPL_SHIFT | SEG_G;
+    x->seg[SEG_CS] = code64 ? segment(0x33, user | 0xb | SEG_L) : segment(0x23, user | 0xb | SEG_DB);
+    for (unsigned r = SEG_ES; r <= SEG_GS; r++)
+        if (r != SEG_CS)
+            x->seg[r] = segment(0x2b, user | 3 | SEG_DB);
+    x->seg[SEG_FS] = x->seg[SEG_GS] = segment(0, SEG_UNUSABLE);
+    if (code64) {
+        x->seg[SEG_FS].base = soft_fs_base();
+        x->seg[SEG_GS].base = GS_BASE;
+    }
+    x->cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_NE | CR0_AM | CR0_MP;
+    x->cr3 = PML4;
+    x->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+    x->efer = EFER_LME | EFER_LMA | EFER_NXE;
+    x->xcr0 = 7;
+    x->rflags = RFL_FIXED | RFL_IF;
+    x->run_state = X86_RUNNING;
+}
+
+struct soft *soft_new(void)
+{
+    struct soft *s = calloc(1, sizeof(*s));
+    const struct mem_options options = {0};
+    if (!s || mem_init(&s->vm.mem, 1 << 20, &options) || code_map_new(&s->code, &s->vm.mem))
+        return NULL;
+    cpuid_host_words(s->cpuid.words);
+    s->vm.cpuid = &s->cpuid;
+    s->vm.nvcpus = 1;
+    s->vm.vcpu[0] = &s->vcpu;
+    s->vcpu.vm = &s->vm;
+    s->cpu = cpu_new(&s->vcpu, s->code);
+    if (!s->cpu)
+        return NULL;
+    build_tables(s);
+    set_base(s, 0, true);
+    set_base(s, 1, false);
+    return s;
+}
+
+void soft_free(struct soft *s)
+{
+    cpu_free(s->cpu);
+    code_map_free(s->code);
+    mem_fini(&s->vm.mem);
+    free(s);
+}
+
+bool soft_has(const struct soft *s, unsigned feature) { return !feature || cpuid_has(&s->cpuid, feature); }
+
+uint8_t *soft_page(struct soft *s, unsigned page)
+{
+    return mem_w(&s->vm.mem, page == 0 ? FRAME0 : page == 1 ? FRAME1 : FRAME_RO, 4096);
+}
+
+static void set_mode(struct soft *s, unsigned bits)
+{
+    if (s->bits == bits)
+        return;
+    cpu_set_state(s->cpu, &s->base[bits != 64]);
+    s->bits = bits;
+}
+
+/* The mode is part of how an instruction is lowered. */
+void soft_lower(struct soft *s, const struct insn *in, uint64_t rip, struct op *op)
+{
+    bool ends;
+    struct insn copy = *in;
+    set_mode(s, (in->z.machine_mode == ZYDIS_MACHINE_MODE_LONG_64) ? 64 : 32);
+    copy.mode = s->cpu->mode;
+    lower_insn(s->cpu, &copy, rip & 0xfff, op, &ends);
+}
+
+static void poke(struct soft *s, const struct fuzz_poke *p)
+{
+    for (unsigned i = 0; p->addr && i < sizeof(p->bytes); i++) {
+        uint64_t off = p->addr - DATA_BASE + i;
+        soft_page(s, (unsigned)(off >> 12))[off & 4095] = p->bytes[i];
+    }
+}
+
+/* Calls the handler until the instruction is through; repeated ones come back in between. */
+static void run_op(struct cpu *cpu, const struct op *op, uint64_t rip, unsigned len)
+{
+    for (;;) {
+        cpu->op = op;
+        const struct op *next = op->fn(cpu, op);
+        if (next == op + 1) {
+            cpu->rip = cpu->mode & MODE_64 ? rip + len : (uint32_t)(rip + len);
+            return;
+        }
+        if (cpu->rip != rip)
+            return;
+    }
+}
+
+void soft_run(struct soft *s, const struct fuzz_case *c, struct fuzz_outcome *out)
+{
+    struct cpu *cpu = s->cpu;
+    struct insn in;
+    struct op ops[3];
+    memset(out, 0, offsetof(struct fuzz_outcome, s.xsave));
+    memset(ops, 0, sizeof(ops));
+    for (unsigned i = 0; i < 2; i++)
+        poke(s, &c->poke[i]);
+
+    if (insn_decode(c->bits, false, c->bytes, c->len, &in)) {
+        fprintf(stderr, "a case does not decode\n");
+        exit(2);
+    }
+    soft_lower(s, &in, c->rip, &ops[0]);
+    memcpy(cpu->reg, c->in.reg, sizeof(c->in.reg));
+    cpu->reg[REG_IP] = c->rip & ~UINT64_C(0xfff);
+    cpu->rip = c->rip;
+    cpu_set_rflags(cpu, (uint32_t)c->in.rflags | RFL_FIXED | RFL_IF);
+    cpu_mode_changed(cpu);
+    if (c->vector_state)
+        memcpy(cpu->xsave, c->in.xsave, sizeof(cpu->xsave));
+    atomic_store(&cpu->exit_request, 1); /* branches must not look for blocks at their targets */
+
+    out->vector = NO_VECTOR;
+    if (setjmp(cpu->fault) == 0)
+        run_op(cpu, &ops[0], c->rip, c->len);
+    else {
+        out->vector = cpu->exc.vector;
+        out->error = cpu->exc.error;
+        out->cr2 = cpu->cr2;
+        cpu->exc.pending = false;
+        cpu->rmw_pending = false;
+        cpu->rip = c->rip;
+    }
+    memcpy(out->s.reg, cpu->reg, sizeof(out->s.reg));
+    out->s.rip = cpu->rip;
+    out->s.rflags = cpu_rflags(cpu);
+    if (c->vector_state)
+        memcpy(out->s.xsave, cpu->xsave, sizeof(out->s.xsave));
+    out->memory = memory_hash(soft_page(s, 0), soft_page(s, 1));
+}
