@@ -63,6 +63,20 @@ HANDLER(call_near64)
     return block_goto(cpu, op, near_target(cpu, op), 0);
 }
 
+/* The target of a CALL, checked after the push as Intel's processors do; the stack pointer is taken back if it is bad. */
+#define CALLED(bits)                                                                                                   \
+    static inline uint64_t called##bits(struct cpu *cpu, uint64_t to, uint64_t sp)                                     \
+    {                                                                                                                  \
+        uint64_t pushed = cpu->reg[RSP];                                                                               \
+        cpu->reg[RSP] = sp;                                                                                            \
+        to = target##bits(cpu, to);                                                                                    \
+        cpu->reg[RSP] = pushed;                                                                                        \
+        return to;                                                                                                     \
+    }
+CALLED(16)
+CALLED(32)
+CALLED(64)
+
 #define NEAR_BRANCHES(bits)                                                                                            \
     HANDLER(jmp_i##bits) { return block_goto(cpu, op, target##bits(cpu, near_target(cpu, op)), 0); }                   \
     HANDLER(jmp_r##bits) { return block_goto_indirect(cpu, target##bits(cpu, cpu->reg[op->reg])); }                    \
@@ -78,15 +92,15 @@ HANDLER(call_near64)
     }                                                                                                                  \
     HANDLER(call_r##bits)                                                                                              \
     {                                                                                                                  \
-        uint64_t to = target##bits(cpu, cpu->reg[op->reg]);                                                            \
+        uint64_t to = cpu->reg[op->reg], sp = cpu->reg[RSP];                                                           \
         push##bits(cpu, (uint##bits##_t)cpu_next_rip(cpu, op));                                                        \
-        return block_goto_indirect(cpu, to);                                                                           \
+        return block_goto_indirect(cpu, called##bits(cpu, to, sp));                                                    \
     }                                                                                                                  \
     HANDLER(call_m##bits)                                                                                              \
     {                                                                                                                  \
-        uint64_t to = target##bits(cpu, ld##bits(cpu, EA_R(cpu, op, bits)));                                           \
+        uint64_t to = ld##bits(cpu, EA_R(cpu, op, bits)), sp = cpu->reg[RSP];                                          \
         push##bits(cpu, (uint##bits##_t)cpu_next_rip(cpu, op));                                                        \
-        return block_goto_indirect(cpu, to);                                                                           \
+        return block_goto_indirect(cpu, called##bits(cpu, to, sp));                                                    \
     }                                                                                                                  \
     /* The stack pointer moves only if the target is good. */                                                          \
     HANDLER(ret##bits)                                                                                                 \
@@ -189,46 +203,23 @@ HANDLER(jcxz)
     return block_goto(cpu, op, cpu_next_rip(cpu, op), 1);
 }
 
-/* -- software interrupts -- */
+/* -- BOUND -- */
 
-static const struct op *soft_interrupt(struct cpu *cpu, const struct op *op, unsigned vector, enum exc_kind kind)
-{
-    cpu->rip = cpu_next_rip(cpu, op);
-    exc_event(cpu, vector, kind);
-    return NULL;
-}
-
-HANDLER(int_n)
-{
-    if (cpu->eflags & RFL_VM && (cpu->eflags & RFL_IOPL) != RFL_IOPL)
-        cpu_gp(cpu, 0);
-    return soft_interrupt(cpu, op, (uint8_t)op->imm, EXC_KIND_SOFT);
-}
-HANDLER(int1) { return soft_interrupt(cpu, op, EXC_DB, EXC_KIND_INT1); }
-HANDLER(int3) { return soft_interrupt(cpu, op, EXC_BP, EXC_KIND_SOFT); }
-HANDLER(into)
-{
-    if (flag_of(cpu))
-        return soft_interrupt(cpu, op, EXC_OF, EXC_KIND_SOFT);
-    return cpu_resync(cpu, op);
-}
-
-HANDLER(bound16)
-{
-    uint32_t pair = ld32(cpu, op_linear(cpu, op, 4, MMU_READ));
-    int16_t i = (int16_t)get16(cpu, op->reg);
-    if (i < (int16_t)pair || i > (int16_t)(pair >> 16))
-        cpu_raise(cpu, EXC_BR, 0);
-    return op + 1;
-}
-HANDLER(bound32)
-{
-    uint64_t pair = ld64(cpu, op_linear(cpu, op, 8, MMU_READ));
-    int32_t i = (int32_t)get32(cpu, op->reg);
-    if (i < (int32_t)pair || i > (int32_t)(pair >> 32))
-        cpu_raise(cpu, EXC_BR, 0);
-    return op + 1;
-}
+/* The lower bound is looked at before the upper one is read. */
+#define BOUND(bits)                                                                                                    \
+    HANDLER(bound##bits)                                                                                               \
+    {                                                                                                                  \
+        int64_t i = SEXT##bits(get##bits(cpu, op->reg));                                                               \
+        if (i < SEXT##bits(ld##bits(cpu, EA_R(cpu, op, bits))))                                                        \
+            cpu_raise(cpu, EXC_BR, 0);                                                                                 \
+        struct op upper = *op;                                                                                         \
+        upper.disp += bits / 8;                                                                                        \
+        if (i > SEXT##bits(ld##bits(cpu, EA_R(cpu, &upper, bits))))                                                    \
+            cpu_raise(cpu, EXC_BR, 0);                                                                                 \
+        return op + 1;                                                                                                 \
+    }
+BOUND(16)
+BOUND(32)
 
 /* -- the table -- */
 
@@ -273,10 +264,6 @@ static const struct form rows[] = {
     PLAIN(JECXZ, PAT_I, FORM_END, jcxz),
     PLAIN(JRCXZ, PAT_I, FORM_END, jcxz),
 
-    PLAIN(INT, PAT_I, FORM_END | FORM_NOFUZZ, int_n),
-    PLAIN(INT1, PAT_NONE, FORM_END | FORM_NOFUZZ, int1),
-    PLAIN(INT3, PAT_NONE, FORM_END | FORM_NOFUZZ, int3),
-    PLAIN(INTO, PAT_NONE, FORM_END | FORM_NOFUZZ | FORM_NO64, into),
     {M(BOUND), PAT_R_M, FORM_NO64, 0, {NULL, bound16, bound32, NULL}},
 };
 TABLE(forms_branch, rows);

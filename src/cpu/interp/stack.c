@@ -103,37 +103,46 @@ HANDLER(pop_m64)
     return op + 1;
 }
 
-/* -- PUSHA, POPA -- */
+/* -- words of the stack at any place -- */
 
-/* The image lies at the new top, the last register lowest; it is written in one go or not at all. */
-static void stack_write(struct cpu *cpu, uint64_t sp, const void *image, unsigned len)
-{
-    mmu_write(cpu, seg_linear(cpu, SEG_SS, sp, len, MMU_WRITE), image, len, MMU_STACK);
-}
-static void stack_read(struct cpu *cpu, uint64_t sp, void *image, unsigned len)
-{
-    mmu_read(cpu, seg_linear(cpu, SEG_SS, sp, len, MMU_READ), image, len, MMU_STACK);
-}
+#define STACK_WORDS(bits)                                                                                              \
+    static void stack_store##bits(struct cpu *cpu, uint64_t sp, uint##bits##_t v)                                      \
+    {                                                                                                                  \
+        mmu_write(cpu, seg_linear(cpu, SEG_SS, sp, sizeof(v), MMU_WRITE), &v, sizeof(v), MMU_STACK);                   \
+    }                                                                                                                  \
+    static uint##bits##_t stack_load##bits(struct cpu *cpu, uint64_t sp)                                               \
+    {                                                                                                                  \
+        uint##bits##_t v;                                                                                              \
+        mmu_read(cpu, seg_linear(cpu, SEG_SS, sp, sizeof(v), MMU_READ), &v, sizeof(v), MMU_STACK);                     \
+        return v;                                                                                                      \
+    }
+STACK_WORDS(16)
+STACK_WORDS(32)
+STACK_WORDS(64)
+
+/*
+ * -- PUSHA, POPA --
+ *
+ * A fault on the way leaves what was done before it; only the stack pointer is
+ * written at the end, and so they can start again.
+ */
 
 #define PUSHA(bits)                                                                                                    \
     HANDLER(pusha##bits)                                                                                               \
     {                                                                                                                  \
-        uint##bits##_t image[8];                                                                                       \
-        for (unsigned i = 0; i < 8; i++)                                                                               \
-            image[i] = get##bits(cpu, 7 - i);                                                                          \
-        uint64_t sp = cpu_stack_top(cpu, -(int64_t)sizeof(image));                                                     \
-        stack_write(cpu, sp, image, sizeof(image));                                                                    \
-        cpu_set_stack(cpu, sp);                                                                                        \
+        int64_t delta = 0;                                                                                             \
+        for (unsigned r = RAX; r <= RDI; r++)                                                                          \
+            stack_store##bits(cpu, cpu_stack_top(cpu, delta -= bits / 8), get##bits(cpu, r));                          \
+        cpu_set_stack(cpu, cpu_stack_top(cpu, delta));                                                                 \
         return op + 1;                                                                                                 \
     }                                                                                                                  \
     HANDLER(popa##bits)                                                                                                \
     {                                                                                                                  \
-        uint##bits##_t image[8];                                                                                       \
-        stack_read(cpu, cpu_stack_top(cpu, 0), image, sizeof(image));                                                  \
-        cpu_set_stack(cpu, cpu_stack_top(cpu, sizeof(image)));                                                         \
-        for (unsigned i = 0; i < 8; i++)                                                                               \
-            if (7 - i != RSP)                                                                                          \
-                set##bits(cpu, 7 - i, image[i]);                                                                       \
+        int64_t delta = 0;                                                                                             \
+        for (unsigned r = RDI; r <= RDI; r--, delta += bits / 8)                                                       \
+            if (r != RSP)                                                                                              \
+                set##bits(cpu, r, stack_load##bits(cpu, cpu_stack_top(cpu, delta)));                                   \
+        cpu_set_stack(cpu, cpu_stack_top(cpu, delta));                                                                 \
         return op + 1;                                                                                                 \
     }
 PUSHA(16)
@@ -200,21 +209,6 @@ static void set_frame_pointer(struct cpu *cpu, uint64_t v)
     else
         set16(cpu, RBP, (uint16_t)v);
 }
-
-#define STACK_WORDS(bits)                                                                                              \
-    static void stack_store##bits(struct cpu *cpu, uint64_t sp, uint##bits##_t v)                                      \
-    {                                                                                                                  \
-        stack_write(cpu, sp, &v, sizeof(v));                                                                           \
-    }                                                                                                                  \
-    static uint##bits##_t stack_load##bits(struct cpu *cpu, uint64_t sp)                                               \
-    {                                                                                                                  \
-        uint##bits##_t v;                                                                                              \
-        stack_read(cpu, sp, &v, sizeof(v));                                                                            \
-        return v;                                                                                                      \
-    }
-STACK_WORDS(16)
-STACK_WORDS(32)
-STACK_WORDS(64)
 
 /*
  * Word by word as the manual has it, since the frame may overlap the display it

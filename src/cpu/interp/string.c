@@ -102,6 +102,26 @@ static uint64_t run_of(struct cpu *cpu, const struct op *op, struct stream s, un
     return !*host ? 0 : n < count ? n : count;
 }
 
+/*
+ * The count of a repeated instruction, 1 for another one. With a 67h prefix in
+ * 64-bit mode the count, and the registers in the set `index`, lose their upper
+ * halves even if nothing is done: so it is on Intel's processors.
+ */
+static inline uint64_t begin(struct cpu *cpu, const struct op *op, unsigned index)
+{
+    unsigned asize = OP_ASIZE(op);
+    if (!(op->len & (OP_REP | OP_REPNE)))
+        return 1;
+    if (UNLIKELY(asize == 4)) {
+        advance(cpu, 4, RCX, 0);
+        if (index & 1u << RSI)
+            advance(cpu, 4, RSI, 0);
+        if (index & 1u << RDI)
+            advance(cpu, 4, RDI, 0);
+    }
+    return get_addr(cpu, asize, RCX);
+}
+
 static inline bool repeated(const struct op *op) { return op->len & (OP_REP | OP_REPNE); }
 
 /* Upwards and not one at a time: worth looking for runs. */
@@ -169,7 +189,7 @@ static void fill_run(void *to, uint64_t v, uint64_t n, unsigned size)
         const struct stream s = source(op), d = destination(cpu, op);                                                  \
         const unsigned asize = OP_ASIZE(op);                                                                           \
         const uint64_t step = step_of(cpu, SIZE);                                                                      \
-        uint64_t count = repeated(op) ? get_addr(cpu, asize, RCX) : 1;                                                 \
+        uint64_t count = begin(cpu, op, 1u << RSI | 1u << RDI);                                                        \
         while (count) {                                                                                                \
             void *from, *to;                                                                                           \
             uint64_t n = 0;                                                                                            \
@@ -201,7 +221,7 @@ static void fill_run(void *to, uint64_t v, uint64_t n, unsigned size)
         const struct stream d = destination(cpu, op);                                                                  \
         const unsigned asize = OP_ASIZE(op);                                                                           \
         const uint64_t step = step_of(cpu, SIZE);                                                                      \
-        uint64_t count = repeated(op) ? get_addr(cpu, asize, RCX) : 1;                                                 \
+        uint64_t count = begin(cpu, op, 1u << RDI);                                                                    \
         while (count) {                                                                                                \
             void *to;                                                                                                  \
             uint64_t n = count > 1 && runs_allowed(cpu) ? run_of(cpu, op, d, SIZE, MMU_WRITE, count, &to) : 0;         \
@@ -226,7 +246,7 @@ static void fill_run(void *to, uint64_t v, uint64_t n, unsigned size)
         enum { SIZE = bits / 8 };                                                                                      \
         const struct stream s = source(op);                                                                            \
         const unsigned asize = OP_ASIZE(op);                                                                           \
-        uint64_t count = repeated(op) ? get_addr(cpu, asize, RCX) : 1;                                                 \
+        uint64_t count = begin(cpu, op, 0);                                                                            \
         while (count) {                                                                                                \
             uint##bits##_t v = ld##bits(cpu, stream_linear(cpu, op, s, SIZE, MMU_READ));                               \
             set##bits(cpu, RAX, v);                                                                                    \
@@ -245,7 +265,13 @@ TRANSFERS(16)
 TRANSFERS(32)
 TRANSFERS(64)
 
-/* -- SCAS, CMPS: go on while ZF is as the prefix says. CMPS reads ES:rDI first, as Intel's processors do -- */
+/*
+ * -- SCAS, CMPS: go on while ZF is as the prefix says --
+ *
+ * The flags of a repeated one are not written before its end: a fault on the
+ * way shows those from before it (SDM vol. 2, REP). CMPS reads ES:rDI first,
+ * as Intel's processors do.
+ */
 
 #define COMPARISONS(bits)                                                                                              \
     HANDLER(scas##bits)                                                                                                \
@@ -256,7 +282,7 @@ TRANSFERS(64)
         const uint64_t step = step_of(cpu, SIZE);                                                                      \
         const uint##bits##_t a = get##bits(cpu, RAX);                                                                  \
         const bool while_equal = op->len & OP_REP;                                                                     \
-        uint64_t count = repeated(op) ? get_addr(cpu, asize, RCX) : 1;                                                 \
+        uint64_t count = begin(cpu, op, 0);                                                                            \
         while (count) {                                                                                                \
             void *at;                                                                                                  \
             uint##bits##_t b;                                                                                          \
@@ -272,16 +298,20 @@ TRANSFERS(64)
                 b = ld##bits(cpu, stream_linear(cpu, op, d, SIZE, MMU_READ));                                          \
                 n = 1;                                                                                                 \
             }                                                                                                          \
-            sub_c##bits(cpu, a, b, 0);                                                                                 \
             advance(cpu, asize, RDI, n * step);                                                                        \
             count -= n;                                                                                                \
-            if (repeated(op)) {                                                                                        \
-                set_addr(cpu, asize, RCX, count);                                                                      \
-                if ((a == b) != while_equal)                                                                           \
-                    break;                                                                                             \
-                if (count && must_leave(cpu))                                                                          \
-                    return again(cpu, op);                                                                             \
+            if (!repeated(op)) {                                                                                       \
+                sub_c##bits(cpu, a, b, 0);                                                                             \
+                break;                                                                                                 \
             }                                                                                                          \
+            set_addr(cpu, asize, RCX, count);                                                                          \
+            bool done = !count || (a == b) != while_equal;                                                             \
+            if (done || cpu->mode & MODE_STEP)                                                                         \
+                sub_c##bits(cpu, a, b, 0);                                                                             \
+            if (done)                                                                                                  \
+                break;                                                                                                 \
+            if (must_leave(cpu))                                                                                       \
+                return again(cpu, op);                                                                                 \
         }                                                                                                              \
         return op + 1;                                                                                                 \
     }                                                                                                                  \
@@ -292,7 +322,7 @@ TRANSFERS(64)
         const unsigned asize = OP_ASIZE(op);                                                                           \
         const uint64_t step = step_of(cpu, SIZE);                                                                      \
         const bool while_equal = op->len & OP_REP;                                                                     \
-        uint64_t count = repeated(op) ? get_addr(cpu, asize, RCX) : 1;                                                 \
+        uint64_t count = begin(cpu, op, 0);                                                                            \
         while (count) {                                                                                                \
             void *from, *to;                                                                                           \
             uint##bits##_t a, b;                                                                                       \
@@ -314,17 +344,21 @@ TRANSFERS(64)
                 a = ld##bits(cpu, stream_linear(cpu, op, s, SIZE, MMU_READ));                                          \
                 n = 1;                                                                                                 \
             }                                                                                                          \
-            sub_c##bits(cpu, a, b, 0);                                                                                 \
             advance(cpu, asize, RSI, n * step);                                                                        \
             advance(cpu, asize, RDI, n * step);                                                                        \
             count -= n;                                                                                                \
-            if (repeated(op)) {                                                                                        \
-                set_addr(cpu, asize, RCX, count);                                                                      \
-                if ((a == b) != while_equal)                                                                           \
-                    break;                                                                                             \
-                if (count && must_leave(cpu))                                                                          \
-                    return again(cpu, op);                                                                             \
+            if (!repeated(op)) {                                                                                       \
+                sub_c##bits(cpu, a, b, 0);                                                                             \
+                break;                                                                                                 \
             }                                                                                                          \
+            set_addr(cpu, asize, RCX, count);                                                                          \
+            bool done = !count || (a == b) != while_equal;                                                             \
+            if (done || cpu->mode & MODE_STEP)                                                                         \
+                sub_c##bits(cpu, a, b, 0);                                                                             \
+            if (done)                                                                                                  \
+                break;                                                                                                 \
+            if (must_leave(cpu))                                                                                       \
+                return again(cpu, op);                                                                                 \
         }                                                                                                              \
         return op + 1;                                                                                                 \
     }
