@@ -49,6 +49,8 @@ static unsigned translate_range(struct cpu *cpu, uint64_t lin, unsigned len, uns
     unsigned n = 0;
     uint64_t mask = cpu->long_mode ? ~UINT64_C(0) : UINT64_C(0xffffffff);
     lin &= mask;
+    if (UNLIKELY(cpu->long_mode && len && !mmu_canonical(lin + len - 1)))
+        cpu_raise(cpu, is_stack(cpu, lin, access) ? EXC_SS : EXC_GP, 0);
     while (len) {
         struct xlat x;
         unsigned part = 4096 - (lin & 0xfff);
