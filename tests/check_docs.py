@@ -8,8 +8,8 @@
 docs/xhyve.1 and the usage text name what the command line accepts, no less and no more. That is read out of the source:
 letters from getopt's string in cmdline.c, settings from the table in names.c, devices and ways to boot from devices.c.
 
-Files that a .md file names between backquotes or links to exist. A block that opens with ```c PATH is a quotation: its
-lines stand in that file, in this order and next to each other.
+Files that a .md file names between backquotes or links to exist, and so do functions: `name()`. A block that opens with
+```c PATH is a quotation: its lines stand in that file, in this order and next to each other.
 """
 
 import os
@@ -109,8 +109,17 @@ def squeezed(text):
     return "\n".join(line.strip() for line in text.strip("\n").split("\n"))
 
 
-def check_manual(project, name, text):
-    """What one .md file says of other files."""
+def code_of(project):
+    """All of the C code, in one string."""
+    texts = []
+    for root in ("src", "tests"):
+        for folder, _, names in os.walk(os.path.join(project, root)):
+            texts += [read(folder, name) for name in sorted(names) if name.endswith((".c", ".h"))]
+    return "\n".join(texts)
+
+
+def check_manual(project, name, text, code):
+    """What one .md file says of the source."""
     errors = []
 
     def exists(path, near=""):
@@ -126,6 +135,13 @@ def check_manual(project, name, text):
     for path in re.findall(r"`((?:src|tests|scripts|docs|bench)/[\w./-]+)[ `]", prose):
         if not re.search(r"[A-Z]{3}", path) and not exists(path):
             errors.append(f"{name}: {path} does not exist")
+    folders = "|".join(sorted(os.listdir(os.path.join(project, "src"))))
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", prose):
+        if not exists(path, "src"):
+            errors.append(f"{name}: {path} is not in src/")
+    for function in re.findall(r"`(\w+)\(\)`", prose):
+        if not re.search(r"[A-Z]{3}|^module_verb$", function) and not re.search(rf"\b{function}\(", code):
+            errors.append(f"{name}: there is no function {function}()")
     for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
         if not exists(path, os.path.dirname(name)):
             errors.append(f"{name}: links to {path}, which does not exist")
@@ -134,8 +150,9 @@ def check_manual(project, name, text):
 
 def check_all(project):
     errors = check(texts_of(project))
+    code = code_of(project)
     for name, text in manuals_of(project).items():
-        errors += check_manual(project, name, text)
+        errors += check_manual(project, name, text, code)
     return errors
 
 
@@ -178,9 +195,13 @@ def self_test():
         ("Look into `src/man.c` for it.\n", "src/man.c does not exist"),
         ("Make a `src/chipset/NAME.c`.\n", None),
         ("Look [there](nowhere.md).\n", "links to nowhere.md"),
+        ("See `core/bus.h`, and `bus_add()` in it.\n", None),
+        ("See `core/bos.h` for it.\n", "core/bos.h is not in src/"),
+        ("It calls `bus_subtract()` then.\n", "no function bus_subtract()"),
     ]
+    code = code_of(TOP)
     for text, complaint in manuals:
-        errors = check_manual(TOP, "docs/x.md", text)
+        errors = check_manual(TOP, "docs/x.md", text, code)
         if errors if complaint is None else not any(complaint in e for e in errors):
             failed += 1
             print(f"self-test: {text!r}: expected {complaint!r}, found {errors}")
