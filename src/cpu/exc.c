@@ -117,5 +117,8 @@ void exc_event(struct cpu *cpu, unsigned vector, enum exc_kind kind)
 void exc_soft(struct cpu *cpu, unsigned vector, enum exc_kind kind, uint64_t next_rip)
 {
     struct event ev = {.vector = vector, .kind = kind, .rip = next_rip};
+    bool stepping = cpu->eflags & RFL_TF;
     deliver(cpu, &ev);
+    if (stepping)
+        cpu->db_status |= DB_NO_STEP;
 }

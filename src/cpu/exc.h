@@ -22,6 +22,9 @@ enum exc_kind {
 _Noreturn void cpu_raise(struct cpu *, unsigned vector, uint32_t error);
 _Noreturn void cpu_page_fault(struct cpu *, uint64_t lin, uint32_t pfec);
 
+/* In cpu->db_status: the instruction took TF away (INT n, SYSCALL), so it does not end in a single-step trap. */
+#define DB_NO_STEP (1u << 31)
+
 static inline _Noreturn void cpu_ud(struct cpu *cpu) { cpu_raise(cpu, EXC_UD, 0); }
 static inline _Noreturn void cpu_gp(struct cpu *cpu, uint32_t error) { cpu_raise(cpu, EXC_GP, error); }
 

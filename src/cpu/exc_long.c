@@ -41,11 +41,13 @@ void exc_long(struct cpu *cpu, const struct event *ev)
         sp = tss_stack64(cpu, cpl);
     sp &= ~UINT64_C(15);
 
-    uint64_t frame[6] = {ev->error, ev->rip, cpu->seg[SEG_CS].sel, ev->rflags, cpu->reg[RSP], cpu->seg[SEG_SS].sel};
-    const uint64_t *from = ev->has_error ? frame : frame + 1;
-    size_t len = ev->has_error ? 48 : 40;
-    sp -= len;
-    mmu_write(cpu, sp, from, len, MMU_STACK | (cpl == 3 ? 0 : MMU_SYSTEM));
+    /* From the top down: where pushing fails is where the first of them fails. */
+    const uint64_t frame[6] = {cpu->seg[SEG_SS].sel, cpu->reg[RSP], ev->rflags, cpu->seg[SEG_CS].sel, ev->rip, ev->error};
+    const unsigned access = MMU_STACK | (cpl == 3 ? 0 : MMU_SYSTEM), words = ev->has_error ? 6 : 5;
+    for (unsigned i = 0; i < words; i++) {
+        sp -= 8;
+        mmu_write(cpu, sp, &frame[i], 8, access);
+    }
     desc_touch(cpu, at, &raw);
 
     if (cpl != cpu->cpl)

@@ -102,6 +102,8 @@ static bool probed_by_linux(uint32_t msr)
 static bool unknown(struct cpu *cpu, uint32_t msr, const char *what)
 {
     bool ignore = cpu->vcpu->vm->ignore_unknown_msrs;
+    if (msr >> 16 == 0xc001 && !ignore)
+        return false; /* AMD's own: systems try them on anything, prepared for the #GP */
     if (!ignore && probed_by_linux(msr))
         return false;
     log_guest(&cpu->msr_log, "guest %s unknown MSR 0x%x at RIP 0x%llx: %s", what, msr,

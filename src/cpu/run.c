@@ -201,8 +201,9 @@ static void run_one(struct cpu *cpu)
     cpu->mode &= ~(uint32_t)MODE_STEP;
     if (rf)
         cpu->eflags &= ~RFL_RF;
-    if (trap)
+    if (trap && !(cpu->db_status & DB_NO_STEP))
         cpu->db_status |= 1u << 14; /* DR6.BS */
+    cpu->db_status &= ~DB_NO_STEP;
 }
 
 static bool must_step(const struct cpu *cpu)

@@ -29,6 +29,8 @@ HANDLER(syscall_insn)
     uint16_t sel = cpu->star >> 32 & 0xfffc;
     flat_segments(cpu, sel, (uint16_t)(sel + 8), 0, true);
     cpu_set_rflags(cpu, rflags & ~(uint32_t)cpu->sfmask);
+    if (rflags & (uint32_t)cpu->sfmask & RFL_TF)
+        cpu->db_status |= DB_NO_STEP;
     cpu_mode_changed(cpu);
     return cpu_jump(cpu, cpu->lstar);
 }
