@@ -6,7 +6,8 @@
     tests/check_docs.py --self-test   show that each rule can fail, on texts spoiled for it
 
 docs/xhyve.1 and the usage text name what the command line accepts, no less and no more. That is read out of the source:
-letters from getopt's string in cmdline.c, settings from the table in names.c, devices and ways to boot from devices.c.
+letters from getopt's string in cmdline.c, settings from the table in names.c, devices and ways to boot from devices.c,
+accelerators from accel/table.c.
 
 Files that a .md file names between backquotes or links to exist, and so do functions: `name()`. A block that opens with
 ```c PATH is a quotation: its lines stand in that file, in this order and next to each other.
@@ -19,7 +20,8 @@ import subprocess
 import sys
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PAGE, SOURCES = "docs/xhyve.1", ["cmdline.c", "names.c", "devices.c"]
+PAGE, ACCELERATORS = "docs/xhyve.1", "src/accel/table.c"
+SOURCES = ["cmdline.c", "names.c", "devices.c"]
 
 
 def read(project, path):
@@ -28,7 +30,8 @@ def read(project, path):
 
 
 def texts_of(project):
-    return {PAGE: read(project, PAGE), **{name: read(project, f"src/config/{name}") for name in SOURCES}}
+    return {PAGE: read(project, PAGE), ACCELERATORS: read(project, ACCELERATORS),
+            **{name: read(project, f"src/config/{name}") for name in SOURCES}}
 
 
 def between(text, start, end):
@@ -38,7 +41,7 @@ def between(text, start, end):
 
 
 def accepted(texts):
-    """Letters, those of them that take an argument, settings, -s devices, -l devices, kinds of -f."""
+    """Letters, those of them that take an argument, settings, -s devices, -l devices, kinds of -f, accelerators."""
     spec = re.search(r'getopt\([^"]*"\+?:?([^"]*)"', texts["cmdline.c"])
     letters = re.findall(r"(\w)(:?)", spec.group(1)) if spec else []
     settings = re.findall(r'\.name = "([^"]+)"', between(texts["names.c"], "settings[] = {", "\n};"))
@@ -46,7 +49,8 @@ def accepted(texts):
     lpc = re.findall(r'{"([\w.-]+)', between(texts["devices.c"], "lpc_devices[] = {", "\n};"))
     boots = re.findall(r'{"(\w+)", BOOT_', texts["devices.c"])
     return {"letters": {a for a, _ in letters}, "arguments": {a for a, colon in letters if colon},
-            "settings": set(settings), "pci": set(pci), "lpc": set(lpc), "boots": set(boots)}
+            "settings": set(settings), "pci": set(pci), "lpc": set(lpc), "boots": set(boots),
+            "accelerators": set(re.findall(r"&accel_(\w+)", texts[ACCELERATORS]))}
 
 
 def section(page, name):
@@ -92,6 +96,11 @@ def check(texts):
     for device in sorted(expanded):
         if not re.search(rf"^\.It (?:Fl l )?Cm (?:.*, )?{re.escape(device)}\b", devices, re.M):
             errors.append(f"{PAGE}: device {device} is missing")
+    listed = re.search(r"-a auto\|([\w|]+)", usage)
+    compare("usage text", know["accelerators"], set(listed.group(1).split("|")) if listed else set(), "accelerator ")
+    for name in sorted(know["accelerators"]):
+        if not re.search(rf"^\.Cm {name}\b", section(page, "DESCRIPTION"), re.M):
+            errors.append(f"{PAGE}, description: accelerator {name} is missing")
     for boot in sorted(know["boots"]):
         if not re.search(rf"^\.It Fl f Cm {boot}\b", page, re.M):
             errors.append(f"{PAGE}: -f {boot} is missing")
@@ -171,6 +180,8 @@ def self_test():
         (PAGE, ".It Fl f Cm multiboot", ".It Fl f Cm multi", "-f multiboot is missing"),
         ("names.c", '{.name = "uuid"', '{.name = "guid"', "setting guid is missing"),
         ("cmdline.c", '"  -w  ', '"      ', "usage text: option -w is missing"),
+        (ACCELERATORS, "&accel_soft,", "&accel_soft, &accel_hard,", "description: accelerator hard is missing"),
+        ("cmdline.c", "-a auto|", "-a auto|hard|", "usage text: accelerator hard is not accepted"),
         ("cmdline.c", "", "", None),
         ("cmdline.c", "getopt(argc, argv, \"", "getopt(argc, argv, \"y:", "option -y is missing"),
         ("names.c", "settings[] = {", "options[] = {", "found no settings"),
