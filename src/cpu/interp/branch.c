@@ -63,7 +63,7 @@ HANDLER(call_near64)
     return block_goto(cpu, op, near_target(cpu, op), 0);
 }
 
-/* The target of a CALL, checked after the push as Intel's processors do; the stack pointer is taken back if it is bad. */
+/* The target of a CALL, checked after the push as on Intel processors; the stack pointer is taken back if it is bad. */
 #define CALLED(bits)                                                                                                   \
     static inline uint64_t called##bits(struct cpu *cpu, uint64_t to, uint64_t sp)                                     \
     {                                                                                                                  \
