@@ -6,6 +6,7 @@
  * (unused) header, YMM_Hi128. Components: x87 (0), SSE (1), AVX (2).
  */
 #include "cpu/interp/priv.h"
+#include "cpu/interp/vec.h"
 #include "util/bytes.h"
 
 enum { X87 = 1, SSE = 2, AVX = 4 };
@@ -76,6 +77,7 @@ static void restore_x87(struct cpu *cpu, const uint8_t *img, bool wide)
         memcpy(cpu->xsave + ST0 + 16 * i, img + ST0 + 16 * i, 10);
         memset(cpu->xsave + ST0 + 16 * i + 10, 0, 6);
     }
+    x87_fix_summary(cpu);
 }
 
 static void init_x87(struct cpu *cpu)

@@ -15,7 +15,6 @@
 #define MXCSR_FLAGS 0x3fu
 #define MXCSR_MASKS 0x1f80u
 #define MXCSR_DEFAULT 0x1f80u
-#define FSW_ES 0x80u
 
 void vec_check_sse(struct cpu *cpu)
 {
@@ -38,7 +37,7 @@ void vec_check_x87(struct cpu *cpu, bool waits)
 {
     if (cpu->cr0 & (CR0_EM | CR0_TS))
         cpu_raise(cpu, EXC_NM, 0);
-    if (waits && (get_le16(cpu->xsave + XSAVE_FSW) & FSW_ES))
+    if (waits && x87_pending(cpu))
         cpu_raise(cpu, EXC_MF, 0);
 }
 

@@ -104,4 +104,27 @@ static inline uint8_t *xmm_high(struct cpu *cpu, unsigned n) { return cpu->xsave
 #define XSAVE_MXCSR 24
 #define XSAVE_ST 32
 
+#define FSW_ES 0x80u
+#define FSW_B 0x8000u
+
+/*
+ * An unmasked x87 exception waits. It is told from the flags and masks as the
+ * host tells it, not from FSW.ES: were the two to differ, a stub would meet
+ * #MF in the host.
+ */
+static inline bool x87_pending(const struct cpu *cpu)
+{
+    const uint8_t *x = cpu->xsave;
+    return x[XSAVE_FSW] & ~x[XSAVE_FCW] & 0x3f;
+}
+
+/* FSW.ES and FSW.B follow from the flags and masks, whatever was loaded. */
+static inline void x87_fix_summary(struct cpu *cpu)
+{
+    uint8_t *fsw = cpu->xsave + XSAVE_FSW;
+    bool pending = x87_pending(cpu);
+    fsw[0] = (uint8_t)((fsw[0] & ~FSW_ES) | (pending ? FSW_ES : 0));
+    fsw[1] = (uint8_t)((fsw[1] & ~(FSW_B >> 8)) | (pending ? FSW_B >> 8 : 0));
+}
+
 #endif

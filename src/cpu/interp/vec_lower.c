@@ -143,6 +143,16 @@ static void vex_bytes(const struct insn *insn, uint8_t b[2])
     }
 }
 
+/* The immediate byte. Where a register stands in its upper half, there are eight of them outside 64-bit mode. */
+static uint8_t immediate(const struct insn *insn)
+{
+    uint8_t imm = (uint8_t)insn->z.raw.imm[0].value.u;
+    for (unsigned i = 0; i < insn->z.operand_count; i++)
+        if (insn->op[i].encoding == ZYDIS_OPERAND_ENCODING_IS4 && (insn->mode & MODE_SIZE) != MODE_64)
+            return imm & 0x7f;
+    return imm;
+}
+
 /* Writes the instruction anew: memory operand [rsi], general register rax, all else as it was. */
 static void plan_code(const struct insn *insn, struct vec_plan *p, bool gpr_in_reg)
 {
@@ -181,7 +191,7 @@ static void plan_code(const struct insn *insn, struct vec_plan *p, bool gpr_in_r
     if (has_modrm)
         *c++ = (uint8_t)((memory ? 0 : 0xc0) | reg << 3 | rm);
     if (z->raw.imm[0].size)
-        *c++ = (uint8_t)z->raw.imm[0].value.u;
+        *c++ = immediate(insn);
     p->code_len = (uint8_t)(c - p->code);
 }
 

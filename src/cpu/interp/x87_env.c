@@ -16,7 +16,7 @@ static const struct op *op_fwait(struct cpu *cpu, const struct op *op)
 {
     if ((cpu->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
         cpu_raise(cpu, EXC_NM, 0);
-    if (get_le16(cpu->xsave + XSAVE_FSW) & 0x80)
+    if (x87_pending(cpu))
         cpu_raise(cpu, EXC_MF, 0);
     return op + 1;
 }
@@ -95,15 +95,6 @@ static unsigned put_env(const struct cpu *cpu, bool wide, uint8_t *e)
     return 14;
 }
 
-/* ES and B follow from the flags and masks. */
-static void fix_summary(struct cpu *cpu)
-{
-    uint16_t fcw = get_le16(cpu->xsave + XSAVE_FCW), fsw = get_le16(cpu->xsave + XSAVE_FSW) & 0x7f7f;
-    if (fsw & ~fcw & 0x3f)
-        fsw |= 0x8080;
-    put_le16(cpu->xsave + XSAVE_FSW, fsw);
-}
-
 static unsigned get_env(struct cpu *cpu, bool wide, const uint8_t *e)
 {
     uint8_t *x = cpu->xsave;
@@ -138,7 +129,7 @@ static unsigned get_env(struct cpu *cpu, bool wide, const uint8_t *e)
     put_le64(x + XSAVE_FIP, fip);
     put_le64(x + XSAVE_FDP, fdp);
     put_le16(x + XSAVE_FOP, fop);
-    fix_summary(cpu);
+    x87_fix_summary(cpu);
     return wide ? 28 : 14;
 }
 
@@ -157,7 +148,7 @@ static const struct op *op_fnstenv(struct cpu *cpu, const struct op *op)
     unsigned n = put_env(cpu, wide(op), e);
     mmu_write(cpu, op_linear(cpu, op, n, MMU_WRITE), e, n, 0);
     put_le16(cpu->xsave + XSAVE_FCW, get_le16(cpu->xsave + XSAVE_FCW) | 0x3f);
-    fix_summary(cpu);
+    x87_fix_summary(cpu);
     return op + 1;
 }
 

@@ -1,0 +1,99 @@
+/* x87 and vector instructions where the host's own units must not be trusted with what the guest left there. */
+#include "interp_fixture.h"
+
+#include "cpu/interp/vec.h"
+#include "util/bytes.h"
+
+#define IMAGE 0x10000
+
+static void use_vectors(struct rig *r, enum rig_mode mode)
+{
+    rig_set_mode(r, mode);
+    r->cpu->cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+    r->cpu->xcr0 = 7;
+    rig_changed(r);
+    RUN(r, 0xdb, 0xe3); /* FNINIT */
+}
+
+/* FXRSTOR [EBX] of an image that says no exception waits, though IE is set and not masked. */
+static void load_hidden_exception(struct rig *r)
+{
+    r->cpu->reg[RBX] = IMAGE;
+    RUN(r, 0x0f, 0xae, 0x03); /* FXSAVE [EBX] */
+    rig_store(r, IMAGE + XSAVE_FCW, 0x37e, 2);
+    rig_store(r, IMAGE + XSAVE_FSW, 0x0001, 2);
+    RUN(r, 0x0f, 0xae, 0x0b); /* FXRSTOR [EBX] */
+    assert_int_equal(r->vector, NO_FAULT);
+}
+
+static void loaded_exception_waits(void **state)
+{
+    struct rig *r = *state;
+    use_vectors(r, RIG_PROT32);
+    load_hidden_exception(r);
+    r->cpu->reg[RAX] = 0;
+    RUN(r, 0xdf, 0xe0); /* FNSTSW AX: the summary follows from the flags */
+    assert_int_equal(r->cpu->reg[RAX], 0x8081);
+    RUN(r, 0xd9, 0xe8); /* FLD1 */
+    assert_int_equal(r->vector, EXC_MF);
+    RUN(r, 0x9b); /* FWAIT */
+    assert_int_equal(r->vector, EXC_MF);
+    RUN(r, 0x0f, 0xfc, 0xc1); /* PADDB MM0, MM1 */
+    assert_int_equal(r->vector, EXC_MF);
+    RUN(r, 0xdb, 0xe2); /* FNCLEX */
+    RUN(r, 0xd9, 0xe8);
+    assert_int_equal(r->vector, NO_FAULT);
+}
+
+/* Nor does a state that comes by another way than an instruction reach the host with an exception in it. */
+static void state_with_hidden_exception(void **state)
+{
+    struct rig *r = *state;
+    use_vectors(r, RIG_PROT32);
+    put_le16(r->cpu->xsave + XSAVE_FCW, 0x37e);
+    put_le16(r->cpu->xsave + XSAVE_FSW, 0x0001);
+    RUN(r, 0xd9, 0xe8);
+    assert_int_equal(r->vector, EXC_MF);
+}
+
+static void summary_without_exception(void **state)
+{
+    struct rig *r = *state;
+    use_vectors(r, RIG_PROT32);
+    r->cpu->reg[RBX] = IMAGE;
+    RUN(r, 0x0f, 0xae, 0x03);
+    rig_store(r, IMAGE + XSAVE_FSW, 0x8080, 2);
+    RUN(r, 0x0f, 0xae, 0x0b);
+    RUN(r, 0xd9, 0xe8);
+    assert_int_equal(r->vector, NO_FAULT);
+}
+
+/* The fourth register stands in the immediate: three bits of it outside 64-bit mode. */
+static void register_in_immediate(void **state)
+{
+    struct rig *r = *state;
+    use_vectors(r, RIG_PROT32);
+    for (unsigned n = 0; n < 16; n++)
+        memset(xmm_low(r->cpu, n), (int)(0x10 + n), 16);
+    memset(xmm_low(r->cpu, 3), 0x80, 16);  /* the mask: the second source everywhere */
+    memset(xmm_low(r->cpu, 11), 0x00, 16); /* what must not be looked at */
+    RUN(r, 0xc4, 0xe3, 0x71, 0x4a, 0xc2, 0xb0); /* VBLENDVPS XMM0, XMM1, XMM2, XMM3 */
+    assert_int_equal(r->vector, NO_FAULT);
+    for (unsigned i = 0; i < 16; i++)
+        assert_int_equal(xmm_low(r->cpu, 0)[i], 0x12);
+    /* The same, after a stub for the other encoding of it exists. */
+    memset(xmm_low(r->cpu, 3), 0x00, 16);
+    RUN(r, 0xc4, 0xe3, 0x71, 0x4a, 0xc2, 0x30);
+    assert_int_equal(xmm_low(r->cpu, 0)[0], 0x11);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(loaded_exception_waits, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(state_with_hidden_exception, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(summary_without_exception, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(register_in_immediate, rig_setup, rig_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
