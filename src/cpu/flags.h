@@ -71,11 +71,11 @@ static inline bool flag_condition(const struct cpu *c, unsigned cc)
     case 0: v = flag_of(c); break;
     case 1: v = flag_cf(c); break;
     case 2: v = flag_zf(c); break;
-    case 3: v = flag_cf(c) | flag_zf(c); break;
+    case 3: v = (unsigned)flag_cf(c) | flag_zf(c); break;
     case 4: v = flag_sf(c); break;
     case 5: v = flag_pf(c); break;
     case 6: v = flag_sf(c) != flag_of(c); break;
-    default: v = flag_zf(c) | (flag_sf(c) != flag_of(c)); break;
+    default: v = (unsigned)flag_zf(c) | (flag_sf(c) != flag_of(c)); break;
     }
     return v != (cc & 1);
 }
