@@ -5,6 +5,7 @@
 #   make check        all tests; the last line counts them
 #   make check-long   the tests that take an hour
 #   make bench        how fast it is, beside QEMU where that is installed
+#   make bench-nested the same for KVM, in an emulated machine that has it
 #   make install      into /usr/local (PREFIX=, DESTDIR=)
 #   make format       lay the C files out anew          make tidy    have clang-tidy read them
 #   make clean        remove what was built             make distclean    and what was fetched
@@ -38,6 +39,12 @@ bench:
 	@$(MAKE) --no-print-directory all
 	@bench/run
 
+bench-nested:
+	@scripts/setup.sh bench
+	@$(MAKE) --no-print-directory all
+	@scripts/fetch-kernel.sh cloud generic
+	@bench/nested
+
 install: all
 	@meson install -C build --no-rebuild
 
@@ -54,4 +61,4 @@ clean:
 distclean:
 	rm -rf build build-gcc build-clang build-asan
 
-.PHONY: all demo check check-long bench install format tidy clean distclean
+.PHONY: all demo check check-long bench bench-nested install format tidy clean distclean

@@ -1,7 +1,7 @@
 // Process 1 of the nested rig's machine once its file systems are mounted: runs commands that the host asks for.
 //
-// Usage, by init.sh alone: agent ROOT. It takes ROOT as its root directory and talks over the virtio port named "rig", in
-// frames both ways: type (32 bits), length of the payload (32 bits), payload; little endian.
+// Usage, by init.sh alone: agent ROOT. It takes ROOT as its root directory and talks over the virtio port named "rig",
+// in frames both ways: type (32 bits), length of the payload (32 bits), payload; little endian.
 //
 //   from the host                               from the agent
 //   R  cwd, count of variables, variables,      H  ready

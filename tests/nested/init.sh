@@ -1,5 +1,5 @@
 #!/bin/sh
-# /init of the nested rig's machine: loads KVM and what mounts the host's files, mounts them, and hands over to the agent.
+# /init of the nested rig's machine: loads KVM and what mounts the host's files, mounts them, hands over to the agent.
 
 export PATH=/bin:/sbin
 mount -t proc proc /proc

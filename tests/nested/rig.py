@@ -24,11 +24,13 @@ import ctypes
 import fcntl
 import lzma
 import os
+import re
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -45,6 +47,8 @@ MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm
 
 CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests audit=0 nowatchdog tsc=reliable "
            "random.trust_cpu=on")
+
+WORDS = re.compile(r"panic|BUG|Oops|WARNING|agent:|rig:|Out of memory|sysrq")
 
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -91,7 +95,7 @@ def _make(argv, what):
 
 
 def _unpack(path, into):
-    """The ELF file in a bzImage, which spares the emulated CPU a second or two of decompression; False if not to be had.
+    """Writes the ELF file in a bzImage, sparing the emulated CPU seconds of decompression; False if it cannot be had.
 
     Documentation/x86/boot.rst has the header: setup_sects at 0x1f1, payload_offset and _length at 0x248.
     """
@@ -133,7 +137,7 @@ def prepare():
         sources = [os.path.join(HERE, name) for name in ("agent.c", "init.sh", "rig.py")]
         if not _newer(initrd, sources + [script, os.path.join(kernel, "version")]):
             agent = os.path.join(GUESTS, "nested.agent")
-            _make(["cc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-static", "-o", agent, sources[0]], "the rig's agent")
+            _make(["cc", "-std=gnu11", "-O1", "-static", "-o", agent, sources[0]], "the rig's agent")
             options = [option for module in MODULES for option in ("-m", module)]
             _make([script, "-k", kernel, *options, "-f", f"{agent}=agent", "-f", f"{sources[1]}=init", initrd],
                   "the rig's initrd")
@@ -160,12 +164,14 @@ def _quote(path):
 class NestedRig:
     """One outer machine. It starts with the `with` block and is gone after it; run() may be called many times.
 
-    One command runs at a time: run() is for one thread. name is that of its console's log.
+    One command runs at a time: run() is for one thread. log names the console's log in build/test-logs; without, it is
+    kept for error messages alone. boot: seconds that the start may take.
     """
 
-    def __init__(self, cpus=2, memory="4G", name="nested-outer", boot=BOOT * SLOW):
+    def __init__(self, cpus=2, memory="4G", log=None, boot=BOOT * SLOW):
         self.cpus, self.memory, self.limit = cpus, memory, boot
-        self.console = os.path.join(LOGS, name + ".log")
+        os.makedirs(LOGS, exist_ok=True)
+        self.console = open(os.path.join(LOGS, log + ".log"), "wb+") if log else tempfile.TemporaryFile()
         self.process = self.socket = self.thread = self.trouble = None
         self.input = b""
         self.took = None  # seconds that the boot took
@@ -188,7 +194,8 @@ class NestedRig:
                 qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "xhyve-nested-rig",
                 "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", str(self.cpus), "-m", self.memory,
                 "-kernel", kernel, "-initrd", initrd, "-append", CMDLINE,
-                "-chardev", f"file,id=console,path={_quote(self.console)}", "-device", "isa-serial,chardev=console",
+                "-chardev", f"file,id=console,path=/dev/fd/{self.console.fileno()}",
+                "-device", "isa-serial,chardev=console",
                 "-chardev", f"socket,id=rig,fd={theirs.fileno()}", "-device", "virtio-serial-pci",
                 "-device", "virtserialport,chardev=rig,name=rig",
                 "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
@@ -196,7 +203,7 @@ class NestedRig:
                 "-fsdev", f"local,id=logs,path={_quote(shared)},security_model=none",
                 "-device", "virtio-9p-pci,fsdev=logs,mount_tag=logs",
             ]
-            self._launch(argv, theirs.fileno())
+            self._launch(argv, [theirs.fileno(), self.console.fileno()])
         try:
             self._expect("H", begin + self.limit)
             for folder in ("/tmp", "/var/tmp", os.path.join(TOP, "build")):
@@ -207,7 +214,7 @@ class NestedRig:
             raise
         self.took = time.monotonic() - begin
 
-    def _launch(self, argv, fd):
+    def _launch(self, argv, fds):
         """The kernel ends QEMU when the thread that made it ends, so that thread waits for QEMU's end."""
         parent, started = os.getpid(), threading.Event()
 
@@ -219,7 +226,7 @@ class NestedRig:
         def wait():
             try:
                 with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                      pass_fds=[fd], preexec_fn=die_with_us, start_new_session=True) as process:
+                                      pass_fds=fds, preexec_fn=die_with_us, start_new_session=True) as process:
                     self.process = process
                     started.set()
                     self.trouble = process.stderr.read().decode(errors="replace").strip()
@@ -233,7 +240,7 @@ class NestedRig:
         started.wait()
 
     def close(self):
-        """Ends the machine at once, whatever it does."""
+        """Ends the machine at once, whatever it does. Its console can still be read."""
         if self.process:
             self.process.kill()
         if self.thread:
@@ -286,12 +293,13 @@ class NestedRig:
 
     def _broken(self, what):
         self.close()
-        try:
-            with open(self.console, encoding="utf-8", errors="replace") as file:
-                last = file.read().strip().split("\n")[-8:]
-        except OSError:
-            last = []
-        said = "".join(f"\n    | {line}" for line in last + (self.trouble or "").split("\n") if line)
+        self.console.seek(0)
+        lines = self.console.read().decode("utf-8", "replace").replace("\r", "").strip().split("\n")
+        # A panic's reason stands far above its end.
+        lines = [line for line in lines[:-6] if WORDS.search(line)][-6:] + lines[-6:]
+        # QEMU names each feature of an EPYC that TCG has not.
+        lines += [line for line in (self.trouble or "").split("\n") if "TCG doesn't support" not in line]
+        said = "".join(f"\n    | {line}" for line in lines if line)
         return RigError(f"the nested rig's machine {what}{said}")
 
     def _mount(self, kind, folder, begin):
@@ -350,7 +358,7 @@ def shared():
     if not _shared or not _shared.alive():
         if _shared:
             _shared.close()
-        _shared = NestedRig()
+        _shared = NestedRig(log="nested-outer")
         _shared.start()
     return _shared
 
