@@ -59,7 +59,7 @@ static void exceptions(void)
     expect("UD2", try_kernel(i_ud2, 0), 6, 0);
     expect("divide error", try_kernel(i_div, 0), 0, 0);
     expect("INT3 from ring 3", try_user(i_int3, 0), 3, 0);
-    check("saves the next RIP", trap.rip, (uint64_t)i_int3 + USER_ALIAS + (trap.rip - (uint64_t)i_int3 - USER_ALIAS));
+    check("saves the next RIP", *(uint8_t *)(trap.rip - 1 - USER_ALIAS), 0xcc);
     check("CS of ring 3", trap.cs, SEL_UCODE | 3);
     check("SS of ring 3", trap.ss, SEL_UDATA | 3);
     expect("INT 20h from ring 3, gate of ring 0", try_user(i_int20, 0), 13, 0x20 * 8 + 2);
