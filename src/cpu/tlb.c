@@ -100,7 +100,7 @@ static void note_large(struct mmu *m, uint64_t lin, unsigned shift)
 void tlb_fill(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, const struct xlat *x)
 {
     struct mmu *m = mmu_of(cpu);
-    if (!x->host || mode == TLB_USER_AC || (UNLIKELY(m->nwatch) && page_watched(m, lin)))
+    if (!x->host || (UNLIKELY(m->nwatch) && page_watched(m, lin)))
         return;
     uint8_t *host_page = x->host - (x->gpa & 0xfff);
     unsigned at = mode * 2 * TLB_ENTRIES + (lin >> 12 & (TLB_ENTRIES - 1));

@@ -323,6 +323,20 @@ static void test_flush(void **state)
     mmu_flush_page(cpu, 0x2fff);
     assert_null(mmu_hit_r(cpu, 0x2000, 1));
     assert_non_null(mmu_hit_r(cpu, 0x1000, 1));
+    /* What was flushed once and filled again is flushed again. */
+    for (unsigned round = 0; round < 3; round++) {
+        st8(cpu, 0x1000, 1);
+        assert_non_null(mmu_hit_w(cpu, 0x1000, 1));
+        mmu_flush_nonglobal(cpu);
+        assert_null(mmu_hit_w(cpu, 0x1000, 1));
+    }
+    /* G counts with CR4.PGE only. */
+    cpu->cr4 &= ~(uint64_t)CR4_PGE;
+    mmu_flush_all(cpu);
+    ld8(cpu, 0x2000);
+    mmu_flush_nonglobal(cpu);
+    assert_null(mmu_hit_r(cpu, 0x2000, 1));
+    cpu->cr4 |= CR4_PGE;
     /* Many fills, many flushes: the logs must not overflow. */
     for (unsigned round = 0; round < 100; round++) {
         for (uint64_t page = 0; page < 512; page++) {
