@@ -23,6 +23,9 @@
 
 static uint32_t hash(uint64_t v) { return (uint32_t)(v * UINT64_C(0x9e3779b97f4a7c15) >> (64 - HASH_BITS)); }
 
+/* All ones is the key of no generation: an entry of zeroes would be the answer to some jump to 0. */
+static void forget_jumps(struct block_cache *bc) { memset(bc->jump, 0xff, sizeof(bc->jump)); }
+
 int block_cache_new(struct block_cache **out)
 {
     struct block_cache *bc = calloc(1, sizeof(*bc));
@@ -31,6 +34,7 @@ int block_cache_new(struct block_cache **out)
     bc->by_key = calloc(HASH_SIZE, sizeof(*bc->by_key));
     bc->by_page = calloc(HASH_SIZE, sizeof(*bc->by_page));
     bc->size = ARENA_SIZE;
+    forget_jumps(bc);
     bc->arena = mmap(NULL, bc->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bc->arena == MAP_FAILED)
         bc->arena = NULL;
@@ -72,6 +76,13 @@ const struct op *op_too_long(struct cpu *cpu, const struct op *op)
 }
 
 /* -- dropping -- */
+
+/* The jump cache must not find what is dropped. UINT32_MAX means something else in a link. */
+static void next_fetch_gen(struct cpu *cpu)
+{
+    if (++cpu->fetch_gen == UINT32_MAX)
+        cpu->fetch_gen = 0;
+}
 
 static void retire(struct block *b)
 {
@@ -125,7 +136,7 @@ void block_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
         if (b->crosses)
             unlink_page(bc, b, 1);
         bc->dropped++;
-        cpu->fetch_gen++; /* the jump cache must not find it again */
+        next_fetch_gen(cpu);
     }
 }
 
@@ -138,9 +149,11 @@ void block_flush(struct cpu *cpu)
             retire(b);
     memset(bc->by_key, 0, HASH_SIZE * sizeof(*bc->by_key));
     memset(bc->by_page, 0, HASH_SIZE * sizeof(*bc->by_page));
+    /* Not left to fetch_gen: it comes round again, and by then something else lies where these point. */
+    forget_jumps(bc);
     bc->used = 0;
     bc->flushes++;
-    cpu->fetch_gen++;
+    next_fetch_gen(cpu);
 }
 
 /* -- building -- */

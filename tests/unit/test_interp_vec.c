@@ -1,6 +1,7 @@
 /* x87 and vector instructions where the host's own units must not be trusted with what the guest left there. */
 #include "interp_fixture.h"
 
+#include "cpu/block.h"
 #include "cpu/interp/vec.h"
 #include "util/bytes.h"
 
@@ -75,8 +76,8 @@ static void register_in_immediate(void **state)
     use_vectors(r, RIG_PROT32);
     for (unsigned n = 0; n < 16; n++)
         memset(xmm_low(r->cpu, n), (int)(0x10 + n), 16);
-    memset(xmm_low(r->cpu, 3), 0x80, 16);  /* the mask: the second source everywhere */
-    memset(xmm_low(r->cpu, 11), 0x00, 16); /* what must not be looked at */
+    memset(xmm_low(r->cpu, 3), 0x80, 16);       /* the mask: the second source everywhere */
+    memset(xmm_low(r->cpu, 11), 0x00, 16);      /* what must not be looked at */
     RUN(r, 0xc4, 0xe3, 0x71, 0x4a, 0xc2, 0xb0); /* VBLENDVPS XMM0, XMM1, XMM2, XMM3 */
     assert_int_equal(r->vector, NO_FAULT);
     for (unsigned i = 0; i < 16; i++)
@@ -87,6 +88,33 @@ static void register_in_immediate(void **state)
     assert_int_equal(xmm_low(r->cpu, 0)[0], 0x11);
 }
 
+/* After a flush nobody may be led to where blocks were, even when the count of translations has come round. */
+static void flushed_jumps_are_forgotten(void **state)
+{
+    struct rig *r = *state;
+    rig_set_mode(r, RIG_LONG64);
+    for (uint64_t at = 0x7000; at <= 0x7100; at += 0x100)
+        rig_store(r, at, 0xf4, 1); /* HLT */
+    for (uint64_t at = 0x7000; at <= 0x7100; at += 0x100) {
+        r->cpu->rip = at;
+        block_enter(r->cpu);
+    }
+    uint32_t gen = r->cpu->fetch_gen;
+    block_flush(r->cpu);
+    assert_int_not_equal(r->cpu->fetch_gen, gen);
+    r->cpu->fetch_gen = gen;
+    assert_true(block_enter(r->cpu)->fn != op_retired);
+    /* The value that means "for good" in a link is none of a generation, and an empty entry answers nobody. */
+    r->cpu->fetch_gen = UINT32_MAX - 1;
+    block_flush(r->cpu);
+    assert_int_equal(r->cpu->fetch_gen, 0);
+    rig_set_mode(r, RIG_REAL);
+    rig_store(r, 0, 0xf4, 1);
+    r->cpu->fetch_gen = 0;
+    r->cpu->rip = 0;
+    assert_non_null(block_enter(r->cpu));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -94,6 +122,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(state_with_hidden_exception, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(summary_without_exception, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(register_in_immediate, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(flushed_jumps_are_forgotten, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
