@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -60,7 +61,6 @@ static const int allow_always[] = {
     /* signals and abort() */
     SCMP_SYS(rt_sigreturn),
     SCMP_SYS(rt_sigprocmask),
-    SCMP_SYS(rt_sigaction),
     SCMP_SYS(sigaltstack),
     SCMP_SYS(getpid),
     SCMP_SYS(gettid),
@@ -121,6 +121,8 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
     /* raise() and abort(): signals to this process alone. */
     if (!error)
         error = allow_if(ctx, SCMP_SYS(tgkill), 0, whole, (uint32_t)getpid());
+    if (!error) /* nobody may come in the way of a forbidden call's end */
+        error = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(rt_sigaction), 1, SCMP_CMP(0, SCMP_CMP_NE, SIGSYS));
     if (!error)
         error = allow_if(ctx, SCMP_SYS(fcntl), 1, whole, F_GETFL);
     if (!error)
@@ -143,7 +145,12 @@ int sandbox_enter(const struct sandbox_needs *needs)
     mallopt(M_ARENA_MAX, 16);
 #endif
 
-    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    /*
+     * SIGSYS and not a kill: the call is not made either way, but this signal's
+     * handler can give the terminal back (os/signals.h). It cannot be replaced,
+     * and where it is blocked or has no handler the kernel kills all the same.
+     */
+    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
     if (!ctx)
         return -ENOMEM;
     int error = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);

@@ -1,7 +1,8 @@
 /*
  * What the process gives up before the first guest instruction: new
- * privileges, and every system call that a running VM has no use for
- * (seccomp on Linux; a call outside the list kills the process).
+ * privileges, and every system call that a running VM has no use for (seccomp
+ * on Linux; a call outside the list is not made and raises SIGSYS, whose
+ * action cannot be changed any more).
  */
 #ifndef XHYVE_OS_SANDBOX_H
 #define XHYVE_OS_SANDBOX_H

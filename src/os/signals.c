@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "os/tty.h"
+#include "util/bytes.h"
 
 struct watch {
     void (*fn)(void *arg, int signal);
@@ -23,18 +24,26 @@ static void readable(void *arg, int fd, unsigned events)
         w->fn(w->arg, (int)info.ssi_signo);
 }
 
+static bool ignored(int signal_number)
+{
+    struct sigaction old;
+    return sigaction(signal_number, NULL, &old) == 0 && old.sa_handler == SIG_IGN;
+}
+
 int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal), void *arg)
 {
+    static const int optional[] = {SIGINT, SIGHUP, SIGQUIT};
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    sigaddset(&set, SIGQUIT);
+    for (unsigned i = 0; i < ARRAY_LEN(optional); i++)
+        if (!ignored(optional[i])) /* a blocked signal would come although it is ignored */
+            sigaddset(&set, optional[i]);
     int err = pthread_sigmask(SIG_BLOCK, &set, NULL);
     if (err)
         return -err;
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a guest that fills a file up to the limit of ulimit -f gets EFBIG */
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (fd < 0)
         return -errno;
@@ -62,9 +71,19 @@ static void dying(int signal_number)
 
 void signals_guard_terminal(void)
 {
-    static const int fatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS};
+    static const int fatal[] = {
+        SIGSEGV,   SIGBUS,  SIGILL,  SIGFPE,  SIGABRT,   SIGSYS,  SIGTRAP,
+        SIGXCPU,   SIGALRM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGPROF, SIGPOLL,
+#ifdef SIGPWR
+        SIGPWR,
+#endif
+#ifdef SIGSTKFLT
+        SIGSTKFLT,
+#endif
+    };
     struct sigaction sa = {.sa_handler = dying, .sa_flags = SA_NODEFER | SA_RESETHAND};
     sigemptyset(&sa.sa_mask);
-    for (unsigned i = 0; i < sizeof(fatal) / sizeof(fatal[0]); i++)
-        sigaction(fatal[i], &sa, NULL);
+    for (unsigned i = 0; i < ARRAY_LEN(fatal); i++)
+        if (!ignored(fatal[i]))
+            sigaction(fatal[i], &sa, NULL);
 }

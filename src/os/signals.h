@@ -8,12 +8,18 @@
 #include "os/loop.h"
 
 /*
- * SIGTERM, SIGINT, SIGHUP and SIGQUIT call fn on the loop's thread from now on; SIGPIPE
- * is ignored. Before any thread is created; one user a process. 0 or -errno.
+ * SIGTERM, SIGINT, SIGHUP and SIGQUIT call fn on the loop's thread from now on,
+ * but for those that the process was started to ignore (nohup, a script's
+ * background job). SIGPIPE and SIGXFSZ are ignored: the write that is at fault
+ * tells. Before any thread is created; one user a process. 0 or -errno.
  */
 int signals_watch(struct loop *, void (*fn)(void *arg, int signal), void *arg);
 
-/* SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS: restore the terminal, then die of the signal as usual. */
+/*
+ * Every other signal that ends a process by default and can be caught, faults
+ * and SIGSYS included: restore the terminal, then die of it as usual. Those
+ * that are ignored remain so.
+ */
 void signals_guard_terminal(void);
 
 #endif

@@ -283,6 +283,58 @@ static void test_abort_is_abort(void **state)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 }
 
+static void last_words(int signal_number)
+{
+    ssize_t r = write(STDERR_FILENO, "x", 1);
+    (void)r;
+    raise(signal_number);
+}
+
+/* Whoever is about to die of a forbidden call may still give a terminal back ... */
+static void test_last_words(void **state)
+{
+    int pair[2], status;
+    char c = 0;
+    (void)state;
+    assert_int_equal(pipe(pair), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct sigaction sa = {.sa_handler = last_words, .sa_flags = SA_RESETHAND | SA_NODEFER};
+        dup2(pair[1], STDERR_FILENO);
+        sigaction(SIGSYS, &sa, NULL);
+        if (sandbox_enter(&nothing))
+            _exit(99);
+        _exit(do_socket());
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+    close(pair[1]);
+    assert_int_equal(read(pair[0], &c, 1), 1);
+    assert_int_equal(c, 'x');
+    close(pair[0]);
+}
+
+/* ... but nobody can make such a call end in anything else. */
+static int do_ignore_sigsys(void) { return signal(SIGSYS, SIG_IGN) == SIG_ERR; }
+
+static int do_block_sigsys(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGSYS);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    return do_socket();
+}
+
+static void test_no_escape(void **state)
+{
+    (void)state;
+    int status = in_sandbox(&nothing, do_ignore_sigsys);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+    status = in_sandbox(&nothing, do_block_sigsys);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+}
+
 static int try_kvm(void) { return ioctl(0, KVM_RUN_REQUEST, 0) == 0; }
 static int try_network(void)
 {
@@ -362,8 +414,9 @@ static void test_no_new_privileges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forbidden), cmocka_unit_test(test_allowed),     cmocka_unit_test(test_abort_is_abort),
-        cmocka_unit_test(test_needs),     cmocka_unit_test(test_all_threads), cmocka_unit_test(test_no_new_privileges),
+        cmocka_unit_test(test_forbidden),  cmocka_unit_test(test_allowed),     cmocka_unit_test(test_abort_is_abort),
+        cmocka_unit_test(test_needs),      cmocka_unit_test(test_all_threads), cmocka_unit_test(test_no_new_privileges),
+        cmocka_unit_test(test_last_words), cmocka_unit_test(test_no_escape),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
