@@ -1,12 +1,30 @@
 /* argv -> configuration -> machine -> exit status. The only exit() is the end of main(). */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "config/config.h"
 #include "machine/machine.h"
 #include "util/log.h"
 
+/*
+ * A standard descriptor that is closed would be the number of the next file
+ * that is opened, and the console or a message would go there.
+ */
+static int fill_standard_descriptors(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDWR) != fd)
+            return -1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (fill_standard_descriptors())
+        return 1;
     struct vm_config config;
     enum config_action action;
     char why[512];
@@ -30,5 +48,9 @@ int main(int argc, char **argv)
         break;
     }
     config_free(&config);
+    if (fflush(stdout) || ferror(stdout)) {
+        log_error("standard output: %s", strerror(errno));
+        status = status ? status : 1;
+    }
     return status;
 }

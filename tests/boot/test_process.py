@@ -1,0 +1,129 @@
+"""The process among others: descriptors it was not given, signals it was told to ignore, limits, full devices."""
+
+import os
+import re
+import resource
+import signal
+import struct
+import subprocess
+import tempfile
+import termios
+
+from harness import ACCEL, SLOW, XHYVE, Failure, Guest, expect, expect_equal, test
+
+
+def kernel_of(code, folder):
+    """A flat multiboot kernel with this code."""
+    at, flags = 0x100000, 1 << 16
+    path = os.path.join(folder, "kernel")
+    with open(path, "wb") as file:
+        file.write(struct.pack("<8I", 0x1badb002, flags, -(0x1badb002 + flags) & 0xffffffff, at, at, 0, 0, at + 32))
+        file.write(bytes.fromhex(code))
+    return path
+
+
+SAY_K = "66baf803 b06b ee "  # "k" on COM1
+SPIN = "ebfe"
+ENDLESS = "66baf803 b06b ee ebfd"  # "kkkk..."
+# Waits for a byte on COM1 for about a second, says what it was or "-", and ends the machine with status 41.
+READ_ONE = "66bafd03 b900004000 eca801 7504 e2f9 eb07 66baf803 ec eb02 b02d 66baf803 ee b014 e6f4 f4"
+
+
+def start(args, **how):
+    return subprocess.Popen([XHYVE, "-a", ACCEL, *args], stderr=subprocess.PIPE, **how)
+
+
+def end_of(process, seconds=10):
+    try:
+        _, said = process.communicate(timeout=seconds * SLOW)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise Failure(f"it still ran after {seconds} s") from None
+    return process.returncode, said.decode("utf-8", "replace")
+
+
+@test("process: descriptors")
+def descriptors(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        ask = ["-l", "com1,stdio", "-l", "pc-testdev", "-f", "multiboot," + kernel_of(READ_ONE, folder)]
+        with t.case("closed standard input is no input, not the next file"):
+            status, said = end_of(start(ask, stdout=open(os.path.join(folder, "out"), "wb"),
+                                        preexec_fn=lambda: os.close(0)))
+            expect_equal(status, 41, f"status (it said {said!r})")
+            with open(os.path.join(folder, "out"), "rb") as file:
+                expect_equal(file.read(), b"-", "what the guest read")
+        say = ["-l", "com1,stdio", "-l", "com2,file=com2", "-l", "pc-testdev", "-f",
+               "multiboot," + kernel_of(SAY_K + "b014 e6f4 f4", folder)]
+        with t.case("closed standard output and error: nothing goes into other files"):
+            process = subprocess.Popen([XHYVE, "-a", ACCEL, *say], stdin=subprocess.DEVNULL, cwd=folder,
+                                       preexec_fn=lambda: os.closerange(1, 3))
+            expect_equal(process.wait(10 * SLOW), 41, "status")
+            expect_equal(os.path.getsize(os.path.join(folder, "com2")), 0, "bytes in COM2's file")
+        with t.case("-h to a full device is an error"):
+            done = subprocess.run([XHYVE, "-h"], stdout=open("/dev/full", "wb"), stderr=subprocess.PIPE, check=False)
+            expect(done.returncode == 1 and b"output" in done.stderr, f"status {done.returncode}: {done.stderr!r}")
+        with t.case("a console on a full device is dropped with one warning"):
+            status, said = end_of(start(say, stdin=subprocess.DEVNULL, stdout=open("/dev/full", "wb"), cwd=folder))
+            expect(status == 41 and said.count("\n") == 1, f"status {status}: {said!r}")
+        with t.case("a console whose reader has gone is dropped"):
+            reading, writing = os.pipe()
+            os.close(reading)
+            status, said = end_of(start(say, stdin=subprocess.DEVNULL, stdout=writing, cwd=folder))
+            os.close(writing)
+            expect_equal((status, said), (41, ""), "status and message")
+
+
+@test("process: limits")
+def limits(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        endless = kernel_of(ENDLESS, folder)
+
+        def limited(kind, value):
+            return lambda: resource.setrlimit(kind, (value, value))
+
+        with t.case("a file at the limit of ulimit -f: one warning, and the guest goes on"):
+            limit = 2 << 20
+            process = start(["-l", "com1,file=out", "-f", "multiboot," + endless], cwd=folder,
+                            stdin=subprocess.DEVNULL, preexec_fn=limited(resource.RLIMIT_FSIZE, limit))
+            said = process.stderr.readline()
+            expect(b"out" in said and process.poll() is None, f"it said {said!r}, status {process.poll()}")
+            process.terminate()
+            status, said = end_of(process)
+            expect_equal((status, said), (0, ""), "status and further messages")
+            expect_equal(os.path.getsize(os.path.join(folder, "out")), limit, "bytes written")
+        for kind, name, value in ((resource.RLIMIT_AS, "address space", 200 << 20),
+                                  (resource.RLIMIT_FSIZE, "file size", 4096), (resource.RLIMIT_NOFILE, "files", 6)):
+            with t.case(f"too little {name} for a machine: one clear line"):
+                status, said = end_of(start(["-m", "256M", "-l", "com1,stdio", "-f", "multiboot," + endless],
+                                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                            preexec_fn=limited(kind, value)))
+                expect(status == 1 and said.count("\n") == 1, f"status {status}: {said!r}")
+
+
+@test("process: signals")
+def signals(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        args = ["-f", "multiboot," + kernel_of(SAY_K + SPIN, folder)]
+        for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGSYS, signal.SIGXCPU, signal.SIGTRAP):
+            with t.case(f"{number.name} kills, and the terminal is restored"):
+                with Guest(f"process-{number.name}", args, terminal=True) as g:
+                    g.wait("k", 20)
+                    expect(termios.tcgetattr(g.slave) != g.termios, "the terminal was not made raw")
+                    g.signal(number)
+                    g.exit(10)
+                    expect_equal(g.process.returncode, -number, "status")
+                    g.terminal_restored()
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            with t.case(f"{number.name} that was ignored before remains so"):
+                process = start(["-l", "com1,stdio", *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                preexec_fn=lambda n=number: signal.signal(n, signal.SIG_IGN))
+                expect_equal(process.stdout.read(1), b"k", "the guest's first byte")
+                process.send_signal(number)
+                with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
+                    masks = dict(re.findall(r"^(Sig\w+|ShdPnd):\s*(\w+)$", file.read(), re.M))
+                bit = 1 << (number - 1)
+                expect(int(masks["SigIgn"], 16) & bit and not int(masks["SigBlk"], 16) & bit, "it waits for the signal")
+                expect(process.poll() is None, "it ended")
+                process.terminate()
+                expect_equal(end_of(process)[0], 0, "status after SIGTERM")
