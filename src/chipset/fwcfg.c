@@ -63,18 +63,14 @@ static const struct fwcfg_item *selected(const struct fwcfg *f)
     return &f->item[key];
 }
 
-/* Copies the next n bytes; behind the item's end there are zeroes. buf NULL: skips. */
-static void take(struct fwcfg *f, uint8_t *buf, uint32_t n)
+/* Moves on by n bytes and says where those that the item has are; behind its end there are zeroes. Lock held. */
+static const uint8_t *advance(struct fwcfg *f, uint32_t n, uint32_t *have)
 {
     const struct fwcfg_item *it = selected(f);
     uint32_t at = f->s.offset < it->len ? f->s.offset : it->len;
-    uint32_t have = it->len - at < n ? it->len - at : n;
-    if (buf) {
-        if (have)
-            memcpy(buf, it->data + at, have);
-        memset(buf + have, 0, n - have);
-    }
-    f->s.offset = at + have;
+    *have = it->len - at < n ? it->len - at : n;
+    f->s.offset = at + *have;
+    return *have ? it->data + at : NULL;
 }
 
 /* ---- 0x510, 0x511 ----------------------------------------------------------------------------------------------- */
@@ -84,8 +80,10 @@ static uint64_t port_read(void *dev, uint64_t off, unsigned size)
     struct fwcfg *f = dev;
     uint8_t v = 0xff;
     if (off == 1 && size == 1) {
+        uint32_t have;
         pthread_mutex_lock(f->lock);
-        take(f, &v, 1);
+        const uint8_t *p = advance(f, 1, &have);
+        v = p ? *p : 0;
         pthread_mutex_unlock(f->lock);
         return v;
     }
@@ -107,7 +105,11 @@ static const struct io_ops port_ops = {.read = port_read, .write = port_write, .
 
 /* ---- DMA -------------------------------------------------------------------------------------------------------- */
 
-/* The guest's descriptor: copied out once, then checked. */
+/*
+ * The guest's descriptor: copied out once, then checked. A length may be that
+ * of all RAM, so the bytes themselves move without the lock, which timers and
+ * other vCPUs wait for; items do not change while the guest runs.
+ */
 static void dma(struct fwcfg *f, uint64_t gpa)
 {
     uint8_t desc[16], status[4];
@@ -117,22 +119,29 @@ static void dma(struct fwcfg *f, uint64_t gpa)
     }
     uint32_t control = (uint32_t)get_be(desc, 4), len = (uint32_t)get_be(desc + 4, 4);
     uint64_t addr = get_be(desc + 8, 8);
-    uint32_t result = 0;
+    uint32_t result = 0, have = 0;
+    const uint8_t *from = NULL;
+    uint8_t *to = (control & DMA_READ) && len ? mem_w(f->mem, addr, len) : NULL;
 
+    pthread_mutex_lock(f->lock);
     if (control & DMA_SELECT)
         select_item(f, (uint16_t)(control >> 16));
     if (control & DMA_READ) {
-        uint8_t *p = len ? mem_w(f->mem, addr, len) : NULL;
-        if (p) {
-            take(f, p, len);
-            mem_written(f->mem, addr, len);
-        } else if (len) {
+        if (to)
+            from = advance(f, len, &have);
+        else if (len)
             result = DMA_ERROR;
-        }
     } else if (control & DMA_WRITE) {
         result = DMA_ERROR; /* no item of ours may be written */
     } else if (control & DMA_SKIP) {
-        take(f, NULL, len);
+        advance(f, len, &have);
+    }
+    pthread_mutex_unlock(f->lock);
+    if (to) {
+        if (from)
+            memcpy(to, from, have);
+        memset(to + have, 0, len - have);
+        mem_written(f->mem, addr, len);
     }
     /* Last: the data may have been put on top of the descriptor. */
     put_be(status, result, 4);
@@ -151,17 +160,18 @@ static uint32_t swap32(uint64_t v) { return __builtin_bswap32((uint32_t)v); }
 static void dma_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 {
     struct fwcfg *f = dev;
-    pthread_mutex_lock(f->lock);
-    if (off == 0 && size == 4) {
-        f->s.dma_high = swap32(val);
-    } else if (off == 4 && size == 4) {
-        uint64_t gpa = (uint64_t)f->s.dma_high << 32 | swap32(val);
-        f->s.dma_high = 0;
-        dma(f, gpa);
-    } else if (off == 0 && size == 8) {
+    if (off == 0 && size == 8) {
         dma(f, __builtin_bswap64(val));
+        return;
     }
+    if (size != 4)
+        return;
+    pthread_mutex_lock(f->lock);
+    uint64_t gpa = (uint64_t)f->s.dma_high << 32 | swap32(val);
+    f->s.dma_high = off == 0 ? swap32(val) : 0;
     pthread_mutex_unlock(f->lock);
+    if (off == 4)
+        dma(f, gpa);
 }
 
 static const struct io_ops dma_ops = {.read = dma_read, .write = dma_write, .sizes = 4 | 8};

@@ -194,12 +194,27 @@ static uint64_t periods(const struct rtc *rtc, uint64_t now_ns)
 
 static uint64_t divider_s(const struct rtc *rtc, uint64_t now_ns) { return (now_ns - rtc->divider_ns) / NS_PER_S; }
 
+/* The alarm's registers hold a time of day, each of them or "any": else it never comes. */
+static bool alarm_possible(const struct rtc_state *s)
+{
+    const uint8_t sec = s->cmos[SECONDS_ALARM], min = s->cmos[MINUTES_ALARM], hour = s->cmos[HOURS_ALARM];
+    bool sec_found = sec >= ALARM_ANY, min_found = min >= ALARM_ANY, hour_found = hour >= ALARM_ANY;
+    for (unsigned v = 0; v < 60; v++) {
+        sec_found |= encode(s, v) == sec;
+        min_found |= encode(s, v) == min;
+        hour_found |= v < 24 && encode_hour(s, v) == hour;
+    }
+    return sec_found && min_found && hour_found;
+}
+
 /* The first second after t at which the alarm matches, INT64_MAX for none. */
 static int64_t next_alarm(const struct rtc_state *s, int64_t t)
 {
     const uint8_t sec = s->cmos[SECONDS_ALARM], min = s->cmos[MINUTES_ALARM], hour = s->cmos[HOURS_ALARM];
     const int64_t end = t + DAY_S;
 
+    if (!alarm_possible(s)) /* not looked for all day, each time that the guest touches the clock */
+        return INT64_MAX;
     for (t++; t <= end;) {
         unsigned left = second_of_day(t);
         if (hour < ALARM_ANY && encode_hour(s, left / 3600) != hour)

@@ -197,13 +197,16 @@ static void on_stall(void *arg)
         s->user->tx_ready(s->user_arg);
 }
 
-/* Sends what there is, until the descriptor is full. */
+/*
+ * Sends what there is, until the descriptor is full. A guest that writes as
+ * fast as this sends must not keep the loop here: what it adds waits its turn.
+ */
 static void flush(struct serial *s)
 {
     uint8_t buf[8192];
     int err = 0;
     bool progress = false, full = false;
-    while (err == 0 && !full) {
+    for (size_t sent = 0; err == 0 && !full && sent < SERIAL_TX_SIZE;) {
         pthread_mutex_lock(&s->lock);
         size_t n = s->out_open ? ring_peek(&s->tx, buf, sizeof(buf)) : 0;
         pthread_mutex_unlock(&s->lock);
@@ -218,6 +221,7 @@ static void flush(struct serial *s)
             err = r < 0 ? errno : EIO;
         } else {
             progress = true;
+            sent += (size_t)r;
             pthread_mutex_lock(&s->lock);
             ring_drop(&s->tx, (size_t)r);
             pthread_mutex_unlock(&s->lock);
@@ -231,6 +235,8 @@ static void flush(struct serial *s)
     pthread_mutex_lock(&s->lock);
     s->out_wait = full;
     s->dropping = false;
+    if (s->tx.len && !full)
+        work_at(s, true);
     bool tell = s->tx_hungry && s->tx.len <= s->tx.size / 2;
     if (tell)
         s->tx_hungry = false;
