@@ -198,8 +198,7 @@ static void other_modes(void)
     taken(2);
     ioapic_route(test_pin, RTE_NMI, cpu_id());
     gsi(test_pin, true);
-    WAIT(irq_count[0][2], 100);
-    check("delivery mode NMI", taken(2), 1);
+    check("delivery mode NMI", WAIT(taken(2) == 1, 100), true);
     gsi(test_pin, false);
     ioapic_route(test_pin, RTE_LOWEST | VEC, cpu_id());
     taken(VEC);

@@ -10,7 +10,7 @@
 #define LEVEL_PORT(irq) ((uint16_t)((irq) < 8 ? 0x4d0 : 0x4d1))
 
 static unsigned order[16], norder;
-static bool send_eoi = true, lower;
+static bool send_eoi = true, lower, lower_extint;
 
 static void note(struct frame *f)
 {
@@ -18,6 +18,8 @@ static void note(struct frame *f)
     /* A level that nobody lowers would never let us go on. */
     if (++irq_count[0][f->vector] % 4 == 0 && lower)
         gsi(irq, false);
+    if (lower_extint)
+        gsi(0, false);
     if (norder < 16)
         order[norder++] = irq;
     if (!send_eoi)
@@ -301,6 +303,20 @@ static void spurious(void)
     edge(7);
     let_in();
     check("a true IRQ 7 comes", taken(PIC_BASE + 7), 1);
+    fresh();
+    if (!on_xhyve()) /* there the test device's GSI 0 is not pin 0 of the I/O APIC */
+        return;
+    /* The CPU asks the pair for a vector, sent there by the I/O APIC, and the pair has none to give: IRQ 7 that is none. */
+    send_eoi = false;
+    gsi(0, false);
+    ioapic_route(0, 0x700, cpu_id());
+    lower_extint = true;
+    gsi(0, true);
+    let_in();
+    lower_extint = false;
+    check_true("an acknowledgement with nothing pending is a spurious IRQ 7", taken(PIC_BASE + 7) > 0);
+    check("it is not in service", isr(MASTER), 0);
+    ioapic_route(0, RTE_MASKED, 0);
     fresh();
 }
 

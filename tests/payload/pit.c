@@ -11,6 +11,7 @@ static void mode(unsigned counter, unsigned m, uint16_t count)
     outb(0x43, (uint8_t)(counter << 6 | 0x30 | m << 1));
     outb((uint16_t)(0x40 + counter), (uint8_t)count);
     outb((uint16_t)(0x40 + counter), (uint8_t)(count >> 8));
+    delay_us(5); /* it takes a clock pulse to load it */
 }
 
 static uint16_t latch(unsigned counter)
@@ -29,25 +30,24 @@ static uint8_t status(unsigned counter)
 static void gate2(bool on) { outb(0x61, on ? 1 : 0); }
 static bool out2(void) { return inb(0x61) & 0x20; }
 
-/* A host that gives us the CPU late makes a measurement wrong; one good one of several proves the rate. */
+static uint64_t counted(void)
+{
+    /* One way through the counter takes 55 ms; a host that keeps us away for so long spoils the attempt. */
+    static uint16_t last;
+    static uint64_t sum;
+    uint16_t now = latch(0);
+    sum += (uint16_t)(last - now);
+    last = now;
+    return sum;
+}
+
 static void rate(void)
 {
-    uint32_t found = 0;
-    for (unsigned attempt = 0; attempt < 5; attempt++) {
-        mode(0, 2, 0);
-        delay_us(200);
-        uint32_t pm = pm_now();
-        uint16_t before = latch(0);
-        while (pm_since(pm) < US(40000u))
-            ;
-        uint16_t after = latch(0);
-        uint32_t took = pm_since(pm);
-        /* Ticks of the PM timer, three of which are one of ours. */
-        found = divide((uint64_t)(uint16_t)(before - after) * 3000, took);
-        if (found >= 995 && found <= 1005)
-            break;
-    }
-    check_range("counts at 1.193182 MHz by the PM timer (thousandths)", found, 995, 1005);
+    mode(0, 2, 0);
+    uint32_t hz = 0;
+    for (unsigned attempt = 0; attempt < 20 && (hz < 1191000 || hz > 1195400); attempt++)
+        hz = measure_hz(counted, 20000);
+    check_range("counts at 1.193182 MHz by the PM timer", hz, 1191000, 1195400);
 }
 
 static void modes(void)
@@ -57,7 +57,9 @@ static void modes(void)
     check("mode 0: the control word lowers the output", out2(), false);
     check_strict("mode 0: null count before a count", status(2) & 0x40, 0x40);
     mode(2, 0, 3000);
+    mode(2, 0, 60000);
     check("mode 0: output low while it counts", out2(), false);
+    mode(2, 0, 3000);
     check_true("mode 0: output high at the end", WAIT(out2(), 100));
     delay_us(500);
     check("mode 0: it stays high", out2(), true);
@@ -161,12 +163,17 @@ static void port61(void)
     uint8_t first = inb(0x61) & 0x10;
     check_true("port 61: the refresh bit toggles", WAIT((inb(0x61) & 0x10) != first, 50));
     gate2(true);
-    mode(2, 0, 11932);
-    uint32_t pm = pm_now();
-    while (!out2() && !us_passed(pm, 100000))
-        ;
-    check_range("port 61: output of counter 2 after 10 ms (us)", divide((uint64_t)pm_since(pm) * 1000000, PM_HZ), 9900,
-                20000);
+    uint32_t us = 0;
+    for (unsigned attempt = 0; attempt < 20; attempt++) {
+        uint32_t pm = pm_now();
+        mode(2, 0, 11932);
+        while (!out2() && !us_passed(pm, 100000))
+            ;
+        us = divide((uint64_t)pm_since(pm) * 1000000, PM_HZ);
+        if (us < 15000)
+            break;
+    }
+    check_range("port 61: output of counter 2 after 10 ms (us)", us, 9900, 15000);
     gate2(false);
 }
 
@@ -183,7 +190,7 @@ static void irq0(void)
     let_in();
     taken(PIC_BASE);
     mode(0, 0, 5000);
-    check_true("mode 0: one interrupt", WAIT_OPEN(irq_count[0][PIC_BASE], 500));
+    check_true("mode 0: one interrupt", WAIT_OPEN(taken(PIC_BASE) == 1, 500));
     taken(PIC_BASE);
     sti();
     delay_us(10000);
@@ -192,7 +199,7 @@ static void irq0(void)
 
     /* 1000 Hz for 200 ms. A loaded host makes ticks come together and so fewer; never more. */
     unsigned n = 0;
-    for (unsigned attempt = 0; attempt < 4 && n < 190; attempt++) {
+    for (unsigned attempt = 0; attempt < 20 && (n < 190 || n > 203); attempt++) {
         mode(0, 2, 1193);
         taken(PIC_BASE);
         uint32_t pm = pm_now();
@@ -203,14 +210,18 @@ static void irq0(void)
         n = taken(PIC_BASE);
     }
     check_range("mode 2: interrupts at 1 kHz in 200 ms", n, 190, 203);
-    mode(0, 3, 11932);
-    taken(PIC_BASE);
-    uint32_t pm = pm_now();
-    sti();
-    while (!us_passed(pm, 100000))
-        __asm__ volatile("hlt");
-    cli();
-    check_range("mode 3: interrupts at 100 Hz in 100 ms", taken(PIC_BASE), 8, 11);
+    n = 0;
+    for (unsigned attempt = 0; attempt < 20 && (n < 9 || n > 11); attempt++) {
+        mode(0, 3, 11932);
+        taken(PIC_BASE);
+        uint32_t pm = pm_now();
+        sti();
+        while (!us_passed(pm, 100000))
+            __asm__ volatile("hlt");
+        cli();
+        n = taken(PIC_BASE);
+    }
+    check_range("mode 3: interrupts at 100 Hz in 100 ms", n, 9, 11);
     mode(0, 0, 0);
     pic_mask(0xffff);
 }
@@ -220,7 +231,7 @@ static void through_ioapic(void)
     set_handler(0x60, count_lapic);
     ioapic_route(2, 0x60, cpu_id());
     mode(0, 2, 1193);
-    check_true("IRQ 0 arrives on pin 2 of the I/O APIC", WAIT_OPEN(irq_count[0][0x60] > 3, 1000));
+    check_true("IRQ 0 arrives on pin 2 of the I/O APIC", WAIT_OPEN(taken(0x60) > 0, 500) && WAIT_OPEN(taken(0x60) > 0, 500));
     ioapic_route(2, RTE_MASKED, 0);
     mode(0, 0, 0);
 }

@@ -349,6 +349,41 @@ void delay_us(uint32_t us)
         cpu_pause();
 }
 
+uint32_t halt_until(unsigned vector, uint32_t since)
+{
+    do
+        sti_hlt_cli();
+    while (!taken(vector));
+    return divide((uint64_t)pm_since(since) * 1000000, PM_HZ);
+}
+
+struct sample {
+    uint32_t pm, width;
+    uint64_t clock;
+};
+
+/* Both clocks at one moment: the tightest pair of several. */
+static struct sample take_sample(uint64_t (*clock)(void))
+{
+    struct sample best = {.width = UINT32_MAX};
+    for (unsigned i = 0; i < 10 || (i < 1000 && best.width > 60); i++) {
+        uint32_t before = pm_now();
+        uint64_t now = clock();
+        uint32_t width = pm_since(before);
+        if (width < best.width)
+            best = (struct sample){.pm = before + width / 2, .width = width, .clock = now};
+    }
+    return best;
+}
+
+uint32_t measure_hz(uint64_t (*clock)(void), uint32_t us)
+{
+    struct sample a = take_sample(clock);
+    delay_us(us);
+    struct sample b = take_sample(clock);
+    return divide((b.clock - a.clock) * PM_HZ, (b.pm - a.pm) & 0xffffff);
+}
+
 /* ---- chips ---- */
 
 void pic_init(void)

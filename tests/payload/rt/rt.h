@@ -81,6 +81,12 @@ uint32_t pm_now(void);                     /* 24 bits count */
 uint32_t pm_since(uint32_t then);          /* ticks, for up to 4.6 s */
 bool us_passed(uint32_t then, uint32_t us); /* at most 4000000 */
 void delay_us(uint32_t us);                /* polls */
+/*
+ * The frequency of another clock by the PM timer, over so many us (1000 to
+ * 1000000): it goes forward by 32 bits' worth at most. A host that takes the
+ * CPU from us between two reads does no harm: such samples are thrown away.
+ */
+uint32_t measure_hz(uint64_t (*clock)(void), uint32_t us);
 #define US(n) ((n) * 3580u / 1000u)
 
 /* Waits, polling, until the condition holds. False if it did not within so many ms (at most 4000). */
@@ -101,6 +107,9 @@ void delay_us(uint32_t us);                /* polls */
         cli();                                                                                                         \
         open_good_;                                                                                                    \
     })
+
+/* Halts until this interrupt has come; us since that moment, at most 4 s. */
+uint32_t halt_until(unsigned vector, uint32_t since);
 
 /* ---- chips that many payloads need ---- */
 
