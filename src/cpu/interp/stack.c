@@ -139,9 +139,11 @@ STACK_WORDS(64)
     HANDLER(popa##bits)                                                                                                \
     {                                                                                                                  \
         int64_t delta = 0;                                                                                             \
-        for (unsigned r = RDI; r <= RDI; r--, delta += bits / 8)                                                       \
+        for (unsigned r = RDI; r <= RDI; r--, delta += bits / 8) {                                                     \
+            uint##bits##_t v = stack_load##bits(cpu, cpu_stack_top(cpu, delta));                                       \
             if (r != RSP)                                                                                              \
-                set##bits(cpu, r, stack_load##bits(cpu, cpu_stack_top(cpu, delta)));                                   \
+                set##bits(cpu, r, v);                                                                                  \
+        }                                                                                                              \
         cpu_set_stack(cpu, cpu_stack_top(cpu, delta));                                                                 \
         return op + 1;                                                                                                 \
     }
@@ -202,18 +204,25 @@ static uint64_t frame_pointer(const struct cpu *cpu, int64_t delta)
     uint64_t v = cpu->reg[RBP] + (uint64_t)delta;
     return (cpu->mode & MODE_SIZE) == MODE_64 ? v : cpu->mode & MODE_STACK32 ? (uint32_t)v : (uint16_t)v;
 }
-static void set_frame_pointer(struct cpu *cpu, uint64_t v)
+static void set_frame_pointer(struct cpu *cpu, uint64_t v, bool wide)
 {
-    if ((cpu->mode & MODE_SIZE) == MODE_64 || cpu->mode & MODE_STACK32)
+    if (wide || (cpu->mode & MODE_SIZE) == MODE_64 || cpu->mode & MODE_STACK32)
         cpu->reg[RBP] = v;
     else
         set16(cpu, RBP, (uint16_t)v);
+}
+/* The stack pointer moved by delta, as a register: above a 16-bit one are the bits it had. */
+static uint64_t whole_stack_pointer(const struct cpu *cpu, uint64_t sp)
+{
+    bool narrow = (cpu->mode & MODE_SIZE) != MODE_64 && !(cpu->mode & MODE_STACK32);
+    return narrow ? (cpu->reg[RSP] & 0xffff0000) | sp : sp;
 }
 
 /*
  * Word by word as the manual has it, since the frame may overlap the display it
  * is copied from. A fault on the way leaves stored words behind but no register
- * changed, and so does a processor. Frame pointers are of the stack's width.
+ * changed, and so does a processor. The frame pointer is written in the
+ * operand's or the stack's width, whichever is larger.
  */
 #define FRAMES(bits)                                                                                                   \
     HANDLER(enter##bits)                                                                                               \
@@ -221,8 +230,8 @@ static void set_frame_pointer(struct cpu *cpu, uint64_t v)
         enum { SIZE = bits / 8 };                                                                                      \
         unsigned level = (uint8_t)op->disp & 31;                                                                       \
         int64_t top = -SIZE;                                                                                           \
-        const uint64_t frame = cpu_stack_top(cpu, top);                                                                \
-        stack_store##bits(cpu, frame, get##bits(cpu, RBP));                                                            \
+        const uint64_t frame = whole_stack_pointer(cpu, cpu_stack_top(cpu, top));                                      \
+        stack_store##bits(cpu, cpu_stack_top(cpu, top), get##bits(cpu, RBP));                                          \
         for (unsigned i = 1; i < level; i++) {                                                                         \
             uint##bits##_t outer = stack_load##bits(cpu, frame_pointer(cpu, -(int64_t)i * SIZE));                      \
             stack_store##bits(cpu, cpu_stack_top(cpu, top -= SIZE), outer);                                            \
@@ -232,7 +241,7 @@ static void set_frame_pointer(struct cpu *cpu, uint64_t v)
         /* The new stack must be writable where it ends. */                                                            \
         uint64_t sp = cpu_stack_top(cpu, top - (int64_t)(op->imm & 0xffff));                                           \
         mmu_probe_write(cpu, seg_linear(cpu, SEG_SS, sp, SIZE, MMU_WRITE), SIZE, MMU_STACK);                           \
-        set_frame_pointer(cpu, frame);                                                                                 \
+        set_frame_pointer(cpu, frame, bits > 16);                                                                      \
         cpu_set_stack(cpu, sp);                                                                                        \
         return op + 1;                                                                                                 \
     }                                                                                                                  \

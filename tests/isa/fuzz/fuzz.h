@@ -36,6 +36,26 @@
 
 #define GS_BASE UINT64_C(0x0f001230) /* what a gs: override adds in 64-bit mode */
 
+/*
+ * A batch runs in one mode. In the last two, DS, ES, SS and GS start a page
+ * before the data and CS at the code (16-bit code: at its own 64 KiB), with
+ * limits that cut the read-only page in halves. SS of 16-bit code expands down
+ * and leaves out the page before the data; GS is read-only, FS null.
+ */
+enum fuzz_mode { FUZZ_64, FUZZ_32, FUZZ_SEG32, FUZZ_SEG16, FUZZ_MODES };
+#define SEG_BASE (DATA_BASE - 0x1000)
+#define SEG_LIMIT 0x47ff
+#define SEG_DOWN_LIMIT 0x0fff
+#define CODE16_SLOTS (0x10000 / SLOT_SIZE)
+
+static inline unsigned fuzz_bits(enum fuzz_mode m) { return m == FUZZ_64 ? 64 : m == FUZZ_SEG16 ? 16 : 32; }
+static inline bool fuzz_segmented(enum fuzz_mode m) { return m >= FUZZ_SEG32; }
+/* What CS adds to RIP. */
+static inline uint64_t fuzz_code_base(enum fuzz_mode m, unsigned slot)
+{
+    return m == FUZZ_SEG32 ? CODE_BASE : m == FUZZ_SEG16 ? CODE_BASE + slot / CODE16_SLOTS * 0x10000 : 0;
+}
+
 struct fuzz_state {
     uint64_t reg[16], rip, rflags;
     uint8_t xsave[832] __attribute__((aligned(64))); /* standard format; used by cases with `vector_state` */
@@ -58,9 +78,10 @@ struct fuzz_poke {
 struct fuzz_case {
     uint8_t bytes[16];
     uint8_t len;
-    uint8_t bits; /* 32 or 64: the code segment */
+    uint8_t mode; /* enum fuzz_mode */
     bool vector_state;
-    uint64_t rip;
+    uint16_t slot;
+    uint64_t rip; /* of its entry: an offset in CS */
     ZydisMnemonic mnemonic;
     op_fn *fn; /* what it was lowered to */
     struct fuzz_poke poke[2];
@@ -104,14 +125,14 @@ static inline uint64_t memory_hash(const void *p0, const void *p1)
 struct soft;
 struct soft *soft_new(void);
 void soft_free(struct soft *);
-void soft_lower(struct soft *, const struct insn *, uint64_t rip, struct op *op);
+void soft_lower(struct soft *, const struct fuzz_case *, const struct insn *, struct op *op);
 void soft_run(struct soft *, const struct fuzz_case *, struct fuzz_outcome *out);
 uint8_t *soft_page(struct soft *, unsigned page); /* data page 0 or 1, or the read-only one as 3 */
 bool soft_has(const struct soft *, unsigned feature);
 uint64_t soft_fs_base(void);
 
 /* -- gen.c: false if the row cannot be encoded, or not so. -- */
-bool gen_case(struct soft *, struct rng *, const struct form *, unsigned size, unsigned bits, unsigned slot,
+bool gen_case(struct soft *, struct rng *, const struct form *, unsigned size, enum fuzz_mode, unsigned slot,
               struct fuzz_case *out);
 
 /* -- native.c -- */
@@ -119,7 +140,7 @@ struct native {
     struct fuzz_batch *batch; /* shared with the child */
     uint8_t *code;            /* CODE_SIZE, as the child sees it at CODE_BASE */
     uint8_t *data;            /* DATA_SPAN, as the child sees it at DATA_BASE */
-    bool compat;              /* 32-bit code can be run */
+    bool can[FUZZ_MODES];     /* which modes this kernel lets us run */
 };
 int native_init(struct native *);
 /* Runs cases [from, to); returns the index of the first that was not completed (`to` if all were). */

@@ -68,6 +68,7 @@ struct maker {
     const struct form *form;
     unsigned width; /* operand size, bits */
     unsigned bits;  /* of the code */
+    enum fuzz_mode mode;
     unsigned slot;
     ZydisEncoderRequest q;
 };
@@ -145,7 +146,9 @@ static void add_memory(struct maker *m, unsigned i)
 {
     ZydisEncoderOperand *o = &m->q.operands[i];
     struct rng *r = m->r;
-    unsigned width = m->bits == 64 ? (rng_below(r, 6) ? 64 : 32) : rng_below(r, 20) ? 32 : 16;
+    unsigned width = m->bits == 64 ? (rng_below(r, 6) ? 64 : 32) : 32;
+    if (m->bits == 16 ? rng_below(r, 4) : m->bits == 32 && rng_below(r, m->mode == FUZZ_32 ? 20 : 4) == 0)
+        width = 16;
     o->type = ZYDIS_OPERAND_TYPE_MEMORY;
     o->mem.size = (uint16_t)(operand_width(m, i) / 8);
     if (m->form->mnemonic == ZYDIS_MNEMONIC_LEA)
@@ -158,12 +161,12 @@ static void add_memory(struct maker *m, unsigned i)
         o->mem.base = base[rng_below(r, 3)];
         o->mem.index = index[rng_below(r, 3)];
         o->mem.scale = o->mem.index ? 1 : 0;
-        o->mem.displacement = (int16_t)rng_next(r);
+        o->mem.displacement = rng_below(r, 2) ? (int16_t)rng_next(r) : (int8_t)rng_next(r);
     } else if (shape == 0 && m->bits == 64) {
         o->mem.base = width == 64 ? ZYDIS_REGISTER_RIP : ZYDIS_REGISTER_EIP;
         o->mem.displacement = 0x1000; /* put right later */
     } else if (shape <= 1) {
-        o->mem.displacement = (int64_t)DATA_BASE;
+        o->mem.displacement = m->mode == FUZZ_SEG16 ? 0x1234 : (int64_t)DATA_BASE;
     } else {
         if (shape >= 3)
             o->mem.base = gpr(r, width, m->bits);
@@ -172,6 +175,11 @@ static void add_memory(struct maker *m, unsigned i)
             o->mem.scale = (uint8_t)(1u << rng_below(r, 4));
         }
         o->mem.displacement = disps[rng_below(r, sizeof(disps) / sizeof(disps[0]))];
+    }
+    if (fuzz_segmented(m->mode) && rng_below(r, 8) == 0) {
+        static const ZydisInstructionAttributes some[] = {ZYDIS_ATTRIB_HAS_SEGMENT_SS, ZYDIS_ATTRIB_HAS_SEGMENT_ES,
+                                                          ZYDIS_ATTRIB_HAS_SEGMENT_GS, ZYDIS_ATTRIB_HAS_SEGMENT_FS};
+        m->q.prefixes |= some[rng_below(r, 4)];
     }
     if (m->bits == 64 && rng_below(r, 12) == 0)
         m->q.prefixes |= rng_below(r, 2) ? ZYDIS_ATTRIB_HAS_SEGMENT_GS : ZYDIS_ATTRIB_HAS_SEGMENT_FS;
@@ -215,13 +223,23 @@ static bool is_string(ZydisMnemonic m)
     }
 }
 
+/* How many slots another one is away; 16-bit code reaches those of its own 64 KiB. */
+static int64_t other_slot(struct maker *m)
+{
+    unsigned first = m->mode == FUZZ_SEG16 ? m->slot / CODE16_SLOTS * CODE16_SLOTS : 0;
+    unsigned n = m->mode == FUZZ_SEG16 ? CODE16_SLOTS : BATCH;
+    return (int64_t)(first + rng_below(m->r, n)) - m->slot;
+}
+
 /* One try; the encoder refuses what does not exist, and it is not told what does. */
 static bool encode(struct maker *m, struct fuzz_case *c)
 {
     struct rng *r = m->r;
     ZydisMnemonic mnemonic = m->form->mnemonic;
     memset(&m->q, 0, sizeof(m->q));
-    m->q.machine_mode = m->bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32;
+    m->q.machine_mode = m->bits == 64   ? ZYDIS_MACHINE_MODE_LONG_64
+                        : m->bits == 32 ? ZYDIS_MACHINE_MODE_LEGACY_32
+                                        : ZYDIS_MACHINE_MODE_LEGACY_16;
     m->q.mnemonic = mnemonic;
     const char *list = operand_list(m);
     if (!list)
@@ -243,11 +261,11 @@ static bool encode(struct maker *m, struct fuzz_case *c)
         /* In the slot, but not into the instruction itself. */
         int64_t d = rng_below(r, 2) ? (int64_t)rng_below(r, 100) : -17 - (int64_t)rng_below(r, 80);
         if (rng_below(r, 4) == 0) /* another slot: behind its start there is INT3, too */
-            d = ((int64_t)rng_below(r, BATCH) - m->slot) * SLOT_SIZE - SLOT_ENTRY + (int64_t)rng_below(r, 100);
+            d = other_slot(m) * SLOT_SIZE - SLOT_ENTRY + (int64_t)rng_below(r, 100);
         m->q.operands[0].imm.s = d;
         static const ZydisBranchWidth widths[] = {ZYDIS_BRANCH_WIDTH_NONE, ZYDIS_BRANCH_WIDTH_8, ZYDIS_BRANCH_WIDTH_32,
                                                   ZYDIS_BRANCH_WIDTH_16};
-        m->q.branch_width = widths[rng_below(r, m->width == 16 ? 4 : 3)];
+        m->q.branch_width = widths[rng_below(r, m->width == 16 || m->bits == 16 ? 4 : 3)];
     }
     if (m->form->flags & FORM_LOCK && list[0] == 'M' && rng_below(r, 2))
         m->q.prefixes |= ZYDIS_ATTRIB_HAS_LOCK;
@@ -274,8 +292,8 @@ static void respell(struct maker *m, struct fuzz_case *c)
     if (string && rng_below(r, 3))
         prefix = rng_below(r, 2) ? 0xf3 : 0xf2;
     else if (rng_below(r, 16) == 0) {
-        static const uint8_t some[] = {0x26, 0x2e, 0x36, 0x3e, 0x66, 0x67, 0xf2, 0xf3, 0x40, 0x48, 0x44, 0x41};
-        prefix = some[rng_below(r, m->bits == 64 ? 12 : 8)];
+        static const uint8_t some[] = {0x26, 0x36, 0x3e, 0x66, 0x67, 0xf2, 0xf3, 0x2e, 0x40, 0x48, 0x44, 0x41};
+        prefix = some[rng_below(r, m->bits == 64 ? 12 : fuzz_segmented(m->mode) ? 7 : 8)]; /* no data in CS */
     }
     if (prefix) {
         /* REX comes last and so stays in front of the opcode: only where there is no prefix yet. */
@@ -285,7 +303,7 @@ static void respell(struct maker *m, struct fuzz_case *c)
     if (string && rng_below(r, 4) == 0) {
         static const uint8_t some[] = {0x67, 0x64, 0x65, 0x2e};
         memmove(c->bytes + 1, c->bytes, c->len++);
-        c->bytes[0] = some[rng_below(r, m->bits == 64 ? 4 : 1)];
+        c->bytes[0] = some[rng_below(r, m->bits == 64 ? 4 : fuzz_segmented(m->mode) ? 3 : 1)];
     }
 }
 
@@ -297,6 +315,7 @@ struct placing {
     struct fuzz_case *c;
     struct insn *in;
     bool fixed[16]; /* registers that have a purpose */
+    bool aimed;       /* the target of an indirect branch was set */
     bool unreachable; /* it leads to memory that only one side has */
 };
 
@@ -312,8 +331,10 @@ static uint64_t data_address(struct rng *r, unsigned size)
         return DATA_BASE + 4096 - rng_below(r, size + 1);
     if (how < 96)
         return DATA_BASE + DATA_SIZE - rng_below(r, size + 1);
-    if (how < 98)
+    if (how < 97)
         return DATA_BASE - rng_below(r, size + 1);
+    if (how < 98)
+        return SEG_BASE + SEG_LIMIT + 1 - rng_below(r, size + 1);
     return DATA_READONLY + rng_below(r, 4096 - size);
 }
 
@@ -323,21 +344,33 @@ static int number(ZydisRegister r)
         return r - ZYDIS_REGISTER_RAX;
     if (r >= ZYDIS_REGISTER_EAX && r <= ZYDIS_REGISTER_R15D)
         return r - ZYDIS_REGISTER_EAX;
+    if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15W)
+        return r - ZYDIS_REGISTER_AX;
     return -1;
 }
 
 static uint64_t segment_base(const struct placing *p, ZydisRegister seg)
 {
-    if (p->c->bits != 64)
+    if (fuzz_segmented(p->c->mode))
+        return SEG_BASE;
+    if (p->c->mode == FUZZ_32)
         return 0;
     return seg == ZYDIS_REGISTER_GS ? GS_BASE : seg == ZYDIS_REGISTER_FS ? soft_fs_base() : 0;
+}
+
+/* v in the width that addresses have. */
+static uint64_t truncated(const struct placing *p, uint64_t v)
+{
+    unsigned w = p->in->z.address_width;
+    return w == 16 ? (uint16_t)v : w == 32 ? (uint32_t)v : v;
 }
 
 /* Gives a register the value v in the address width; what is above is garbage. */
 static void set_address_register(struct placing *p, int n, uint64_t v)
 {
-    if (p->in->z.address_width == 32 && p->c->bits == 64 && rng_below(p->r, 2))
-        v = (uint32_t)v | rng_next(p->r) << 32;
+    v = truncated(p, v);
+    if (rng_below(p->r, 2))
+        v |= rng_next(p->r) & ~truncated(p, ~UINT64_C(0));
     p->c->in.reg[n] = v;
     p->fixed[n] = true;
 }
@@ -345,7 +378,7 @@ static void set_address_register(struct placing *p, int n, uint64_t v)
 static void patch_displacement(struct placing *p, uint64_t target)
 {
     const uint8_t off = p->in->z.raw.disp.offset, size = p->in->z.raw.disp.size / 8;
-    if (size >= 4)
+    if (size * 8 >= p->in->z.address_width || size == 4)
         memcpy(p->c->bytes + off, &target, size);
 }
 
@@ -361,22 +394,17 @@ static uint64_t place(struct placing *p, const ZydisDecodedOperand *o, uint64_t 
         return at;
     }
     if (base < 0 && index < 0) {
-        p->unreachable |= o->mem.segment == ZYDIS_REGISTER_FS;
-        if (p->in->z.address_width != 16)
-            patch_displacement(p, at - segment_base(p, o->mem.segment));
+        p->unreachable |= o->mem.segment == ZYDIS_REGISTER_FS && p->c->mode == FUZZ_64;
+        patch_displacement(p, at - segment_base(p, o->mem.segment));
         return at;
     }
     if (base >= 0 && base == index) {
-        uint64_t v = want / (scale + 1);
-        if (p->in->z.address_width == 32)
-            v = (uint32_t)want / (scale + 1);
-        set_address_register(p, base, v);
-        return at - (p->in->z.address_width == 32 ? (uint32_t)want % (scale + 1) : want % (scale + 1));
+        set_address_register(p, base, truncated(p, want) / (scale + 1));
+        return at - truncated(p, want) % (scale + 1);
     }
     if (base < 0) {
-        uint64_t w = p->in->z.address_width == 32 ? (uint32_t)want : want;
-        set_address_register(p, index, w / scale);
-        return at - w % scale;
+        set_address_register(p, index, truncated(p, want) / scale);
+        return at - truncated(p, want) % scale;
     }
     if (index >= 0) {
         if (!p->fixed[index])
@@ -388,19 +416,20 @@ static uint64_t place(struct placing *p, const ZydisDecodedOperand *o, uint64_t 
     return at;
 }
 
-static void poke_bytes(struct fuzz_case *c, unsigned i, uint64_t at, const void *bytes, unsigned n)
+static bool poke_bytes(struct fuzz_case *c, unsigned i, uint64_t at, const void *bytes, unsigned n)
 {
     struct fuzz_poke *p = &c->poke[i];
     if (at < DATA_BASE || at > DATA_BASE + DATA_SIZE - sizeof(p->bytes))
-        return;
+        return false;
     p->addr = at;
     memcpy(p->bytes, bytes, n);
+    return true;
 }
 
 /* Where a branch through a register or memory may lead. */
 static uint64_t branch_target(struct placing *p)
 {
-    switch (rng_below(p->r, 32)) {
+    switch (p->c->mode == FUZZ_SEG16 ? 2 : rng_below(p->r, 32)) {
     case 0:
         return UINT64_C(1) << 47 | rng_next(p->r) >> 20;
     case 1:
@@ -421,7 +450,7 @@ static void place_operands(struct placing *p)
                        m == ZYDIS_MNEMONIC_BTC);
     for (unsigned i = 0; i < in->z.operand_count; i++) {
         const ZydisDecodedOperand *o = &in->op[i];
-        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.type != ZYDIS_MEMOP_TYPE_MEM || in->z.address_width == 16)
+        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.type != ZYDIS_MEMOP_TYPE_MEM)
             continue;
         if (o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && !is_string(m) && m != ZYDIS_MNEMONIC_XLAT)
             continue;
@@ -429,7 +458,7 @@ static void place_operands(struct placing *p)
         uint64_t at = data_address(p->r, size > 64 ? 64 : size);
         if (m == ZYDIS_MNEMONIC_CMPXCHG16B && rng_below(p->r, 8))
             at &= ~UINT64_C(15);
-        if (rng_below(p->r, 64) == 0 && c->bits == 64 && in->z.address_width == 64)
+        if (rng_below(p->r, 64) == 0 && in->z.address_width == 64)
             at = UINT64_C(1) << 47 | rng_next(p->r) >> 18; /* not canonical */
         at = place(p, o, at);
         uint8_t bytes[16];
@@ -450,14 +479,14 @@ static void place_operands(struct placing *p)
             memcpy(bytes + 4, &c->in.reg[RDX], 4);
         }
         if (i < 2 && !is_string(m))
-            poke_bytes(c, 0, at, bytes, sizeof(bytes));
+            p->aimed |= poke_bytes(c, 0, at, bytes, sizeof(bytes));
     }
     if (bit_string) {
         int n = number(in->op[1].reg.value);
         if (n < 0)
             n = in->op[1].reg.value - ZYDIS_REGISTER_AX;
         /* As a base it keeps its value: the address is then far away, and unmapped. */
-        if (!p->fixed[n] || in->z.address_width == 16)
+        if (!p->fixed[n])
             c->in.reg[n] = (c->in.reg[n] & ~UINT64_C(0xffff)) | (uint16_t)(rng_next(p->r) % 2048 - 1024);
         if (!p->fixed[n] && in->op[1].size > 16)
             c->in.reg[n] = (uint64_t)(int64_t)(int16_t)c->in.reg[n];
@@ -475,16 +504,24 @@ static void place_fixed(struct placing *p)
     }
 }
 
+static void place_stack_register(struct placing *p, unsigned n)
+{
+    if (p->fixed[n])
+        return;
+    uint64_t at = rng_below(p->r, 32) ? DATA_BASE + 0x800 + rng_below(p->r, 0x1000) : data_address(p->r, 16);
+    at -= segment_base(p, ZYDIS_REGISTER_SS);
+    p->c->in.reg[n] = p->c->mode == FUZZ_SEG16 ? (uint16_t)at | (rng_next(p->r) & 0xffff0000) : at;
+}
+
 static void place_stack(struct placing *p)
 {
     struct fuzz_case *c = p->c;
     ZydisMnemonic m = p->in->z.mnemonic;
     uint8_t bytes[16];
     uint64_t v = rng_value(p->r);
-    if (!p->fixed[RSP])
-        c->in.reg[RSP] = rng_below(p->r, 32) ? DATA_BASE + 0x800 + rng_below(p->r, 0x1000) : data_address(p->r, 16);
-    if (!p->fixed[RBP] && (m == ZYDIS_MNEMONIC_ENTER || m == ZYDIS_MNEMONIC_LEAVE))
-        c->in.reg[RBP] = rng_below(p->r, 32) ? DATA_BASE + 0x800 + rng_below(p->r, 0x1000) : data_address(p->r, 16);
+    place_stack_register(p, RSP);
+    if (m == ZYDIS_MNEMONIC_ENTER || m == ZYDIS_MNEMONIC_LEAVE)
+        place_stack_register(p, RBP);
     if (m == ZYDIS_MNEMONIC_RET)
         v = branch_target(p);
     if (m == ZYDIS_MNEMONIC_POPF || m == ZYDIS_MNEMONIC_POPFD || m == ZYDIS_MNEMONIC_POPFQ)
@@ -492,7 +529,9 @@ static void place_stack(struct placing *p)
     memcpy(bytes, &v, 8);
     v = rng_value(p->r);
     memcpy(bytes + 8, &v, 8);
-    poke_bytes(c, 1, c->in.reg[RSP], bytes, sizeof(bytes));
+    uint64_t sp = c->mode == FUZZ_SEG16 ? (uint16_t)c->in.reg[RSP] : c->in.reg[RSP];
+    bool poked = poke_bytes(c, 1, sp + segment_base(p, ZYDIS_REGISTER_SS), bytes, sizeof(bytes));
+    p->aimed |= poked && m == ZYDIS_MNEMONIC_RET;
 }
 
 /* What makes an instruction worth running. */
@@ -503,15 +542,15 @@ static void place_special(struct placing *p)
     uint64_t *reg = c->in.reg;
     if (is_string(m)) {
         reg[RCX] = rng_below(p->r, 8) ? rng_below(p->r, 40) : rng_below(p->r, 300);
-        if (p->in->z.address_width == 32 && c->bits == 64)
-            reg[RCX] |= rng_next(p->r) << 32;
+        set_address_register(p, RCX, reg[RCX]);
         /* Sometimes close together, so that a copy reads what it wrote. */
         if (rng_below(p->r, 4) == 0)
             reg[RDI] = reg[RSI] + rng_below(p->r, 17) - 8;
         if (rng_below(p->r, 2)) {
             uint64_t v = rng_below(p->r, 3) ? 0 : reg[RAX];
             memset(c->poke[0].bytes, (int)v, sizeof(c->poke[0].bytes));
-            c->poke[0].addr = reg[RDI] >= DATA_BASE && reg[RDI] < DATA_BASE + DATA_SIZE - 16 ? reg[RDI] : 0;
+            uint64_t at = truncated(p, reg[RDI]) + segment_base(p, ZYDIS_REGISTER_ES);
+            c->poke[0].addr = at >= DATA_BASE && at < DATA_BASE + DATA_SIZE - 16 ? at : 0;
             if (rng_below(p->r, 2))
                 reg[RAX] = v * UINT64_C(0x0101010101010101);
         }
@@ -527,31 +566,47 @@ static void place_special(struct placing *p)
             reg[RDX] = high;
     }
     if (m == ZYDIS_MNEMONIC_LOOP || m == ZYDIS_MNEMONIC_LOOPE || m == ZYDIS_MNEMONIC_LOOPNE ||
-        m == ZYDIS_MNEMONIC_JRCXZ || m == ZYDIS_MNEMONIC_JECXZ)
+        m == ZYDIS_MNEMONIC_JRCXZ || m == ZYDIS_MNEMONIC_JECXZ || m == ZYDIS_MNEMONIC_JCXZ)
         reg[RCX] = rng_below(p->r, 2) ? rng_below(p->r, 2) : rng_value(p->r);
     if ((m == ZYDIS_MNEMONIC_JMP || m == ZYDIS_MNEMONIC_CALL) && p->in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
         int n = number(p->in->op[0].reg.value);
-        if (n >= 0 && n != RSP)
+        if (n >= 0 && n != RSP) {
             reg[n] = branch_target(p);
+            p->aimed = true;
+        }
     }
+}
+
+/* With CS at the code even a random target may lie in it, in the middle of another case. */
+static bool lands_anywhere(const struct placing *p)
+{
+    ZydisMnemonic m = p->in->z.mnemonic;
+    if (!fuzz_segmented(p->c->mode) || p->in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
+        return m == ZYDIS_MNEMONIC_RET && fuzz_segmented(p->c->mode) && !p->aimed;
+    if (p->in->z.operand_count_visible && p->in->op[0].imm.is_relative &&
+        p->in->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        return p->in->z.operand_width == 16 && p->c->mode == FUZZ_SEG32;
+    return !p->aimed || (p->in->z.operand_width == 16 && p->c->mode == FUZZ_SEG32);
 }
 
 static void random_state(struct rng *r, struct fuzz_case *c)
 {
     for (unsigned i = 0; i < 16; i++)
-        c->in.reg[i] = c->bits == 64 ? rng_value(r) : (uint32_t)rng_value(r);
+        c->in.reg[i] = c->mode == FUZZ_64 ? rng_value(r) : (uint32_t)rng_value(r);
     c->in.rflags = RFL_FIXED | RFL_IF | (rng_next(r) & RFL_ARITH) | (rng_below(r, 4) ? 0 : RFL_DF);
     c->poke[0].addr = c->poke[1].addr = 0;
 }
 
-bool gen_case(struct soft *soft, struct rng *r, const struct form *form, unsigned size, unsigned bits, unsigned slot,
+bool gen_case(struct soft *soft, struct rng *r, const struct form *form, unsigned size, enum fuzz_mode mode, unsigned slot,
               struct fuzz_case *c)
 {
-    struct maker m = {.r = r, .form = form, .width = 8u << size, .bits = bits, .slot = slot};
+    const unsigned bits = fuzz_bits(mode);
+    struct maker m = {.r = r, .form = form, .width = 8u << size, .bits = bits, .mode = mode, .slot = slot};
     struct insn in;
-    c->bits = (uint8_t)bits;
+    c->mode = (uint8_t)mode;
     c->vector_state = false;
-    c->rip = CODE_BASE + (uint64_t)slot * SLOT_SIZE + SLOT_ENTRY;
+    c->slot = (uint16_t)slot;
+    c->rip = CODE_BASE + (uint64_t)slot * SLOT_SIZE + SLOT_ENTRY - fuzz_code_base(mode, slot);
     if (!encode(&m, c))
         return false;
     respell(&m, c);
@@ -561,16 +616,16 @@ bool gen_case(struct soft *soft, struct rng *r, const struct form *form, unsigne
 
     random_state(r, c);
     struct placing p = {.soft = soft, .r = r, .c = c, .in = &in};
-    bool fs = in.z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS; /* there lies our own thread's data */
-    if (rng_below(r, 256) || fs) {                           /* else: as wild as it comes */
+    bool fs = mode == FUZZ_64 && in.z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS; /* there lies our own thread's data */
+    if (rng_below(r, 256) || fs) {                                              /* else: as wild as it comes */
         place_operands(&p);
         place_stack(&p);
         place_special(&p);
     } else
         place_fixed(&p);
-    if (p.unreachable)
+    if (p.unreachable || lands_anywhere(&p))
         return false;
-    if (bits != 64 && (uint32_t)c->in.reg[RSP] + 64 < 128)
+    if (mode == FUZZ_32 && (uint32_t)c->in.reg[RSP] + 64 < 128)
         c->in.reg[RSP] = 128; /* what wraps around 4 GiB may or may not fault */
     if (bits != 64)
         for (unsigned i = 0; i < 8; i++)
@@ -582,7 +637,7 @@ bool gen_case(struct soft *soft, struct rng *r, const struct form *form, unsigne
     size_t n = form_rows(in.z.mnemonic, &rows);
     if (insn_decode(bits, false, c->bytes, c->len, &in))
         return false;
-    soft_lower(soft, &in, c->rip, &op);
+    soft_lower(soft, c, &in, &op);
     c->fn = op.fn;
     for (size_t i = 0; i < n; i++)
         for (unsigned k = 0; k < 4; k++)

@@ -22,10 +22,10 @@ static const struct form_table *const tables[] = {
 
 struct target {
     const struct form *form;
-    uint8_t size, bits;
+    uint8_t size;
 };
 
-#define MAX_TARGETS 8192
+#define MAX_TARGETS 4096
 #define MAX_REPORTS 40
 #define HANDLERS 8192 /* a power of two, over twice the number of handlers */
 
@@ -33,8 +33,8 @@ struct fuzzer {
     struct soft *soft;
     struct native native;
     struct rng rng;
-    struct target targets[MAX_TARGETS];
-    size_t ntargets;
+    struct target targets[FUZZ_MODES][MAX_TARGETS];
+    size_t ntargets[FUZZ_MODES];
     op_fn *seen[HANDLERS]; /* a hash set of the handlers that were run */
     uint64_t compared, differing, lost, skipped_rows;
     uint8_t before[DATA_SPAN]; /* data as it was before the case at hand */
@@ -59,11 +59,11 @@ static void find_targets(struct fuzzer *f, const char *only)
                 continue;
             }
             for (unsigned size = 0; size < 4; size++)
-                for (unsigned bits = 32; bits <= 64; bits += 32) {
-                    bool possible = form->fn[size] && (bits == 64 || (f->native.compat && size < 3)) &&
-                                    !(form->flags & (bits == 64 ? FORM_NO64 : FORM_ONLY64));
-                    if (possible && f->ntargets < MAX_TARGETS)
-                        f->targets[f->ntargets++] = (struct target){form, (uint8_t)size, (uint8_t)bits};
+                for (unsigned m = 0; m < FUZZ_MODES; m++) {
+                    bool possible = form->fn[size] && f->native.can[m] && (m == FUZZ_64 || size < 3) &&
+                                    !(form->flags & (m == FUZZ_64 ? FORM_NO64 : FORM_ONLY64));
+                    if (possible && f->ntargets[m] < MAX_TARGETS)
+                        f->targets[m][f->ntargets[m]++] = (struct target){form, (uint8_t)size};
                 }
         }
 }
@@ -96,7 +96,7 @@ static void copy_from_soft(struct fuzzer *f, uint8_t *to)
 
 /* -- comparing -- */
 
-static uint64_t register_mask(const struct fuzz_case *c) { return c->bits == 64 ? ~UINT64_C(0) : 0xffffffff; }
+static uint64_t register_mask(const struct fuzz_case *c) { return c->mode == FUZZ_64 ? ~UINT64_C(0) : 0xffffffff; }
 
 static bool has_error_code(unsigned vector) { return vector >= EXC_TS && vector <= EXC_PF; }
 
@@ -109,7 +109,7 @@ static uint32_t error_mask(const struct fuzz_outcome *n)
 static bool same(const struct fuzz_case *c, const struct fuzz_outcome *soft, uint64_t flags)
 {
     const struct fuzz_outcome *n = &c->native;
-    for (unsigned i = 0; i < (c->bits == 64 ? 16 : 8); i++)
+    for (unsigned i = 0; i < (c->mode == FUZZ_64 ? 16 : 8); i++)
         if ((n->s.reg[i] ^ soft->s.reg[i]) & register_mask(c))
             return false;
     if (n->vector != soft->vector || ((n->s.rflags ^ soft->s.rflags) & flags) != 0)
@@ -132,7 +132,7 @@ static void print_case(const struct fuzz_case *c, const struct insn *in)
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
     ZydisFormatterFormatInstruction(&formatter, &in->z, in->op, in->z.operand_count_visible, text, sizeof(text),
                                     c->rip, NULL);
-    printf("DIFFERS: %s  (%u-bit code, bytes", text, c->bits);
+    printf("DIFFERS: %s  (%u-bit%s code, bytes", text, fuzz_bits(c->mode), fuzz_segmented(c->mode) ? " segmented" : "");
     for (unsigned i = 0; i < c->len; i++)
         printf(" %02x", c->bytes[i]);
     printf(")\n");
@@ -148,7 +148,7 @@ static void print_states(const struct fuzz_case *c, const struct fuzz_outcome *s
 {
     const struct fuzz_outcome *n = &c->native;
     uint64_t mask = register_mask(c);
-    for (unsigned i = 0; i < (c->bits == 64 ? 16 : 8); i++)
+    for (unsigned i = 0; i < (c->mode == FUZZ_64 ? 16 : 8); i++)
         print_word(reg_names[i], c->in.reg[i] & mask, n->s.reg[i] & mask, soft->s.reg[i] & mask);
     print_word("rip", c->rip, n->s.rip, soft->s.rip);
     print_word("flags", c->in.rflags & flags, n->s.rflags & flags, soft->s.rflags & flags);
@@ -187,14 +187,14 @@ static void report(struct fuzzer *f, unsigned i, const struct fuzz_outcome *soft
 
 /* -- a batch -- */
 
-static unsigned make_cases(struct fuzzer *f, unsigned n)
+static unsigned make_cases(struct fuzzer *f, enum fuzz_mode mode, unsigned n)
 {
     unsigned made = 0;
     memset(f->native.code, 0xcc, CODE_SIZE);
     for (unsigned tries = 0; made < n && tries < 64 * n; tries++) {
-        const struct target *t = &f->targets[rng_below(&f->rng, (uint32_t)f->ntargets)];
+        const struct target *t = &f->targets[mode][rng_below(&f->rng, (uint32_t)f->ntargets[mode])];
         struct fuzz_case *c = &f->native.batch->cases[made];
-        if (!gen_case(f->soft, &f->rng, t->form, t->size, t->bits, made, c))
+        if (!gen_case(f->soft, &f->rng, t->form, t->size, mode, made, c))
             continue;
         memcpy(f->native.code + made * SLOT_SIZE + SLOT_ENTRY, c->bytes, c->len);
         *slot_of(f, c->fn) = c->fn;
@@ -209,7 +209,7 @@ static void compare_case(struct fuzzer *f, unsigned i, bool *diverged)
     static struct fuzz_outcome soft;
     struct insn in;
     copy_from_soft(f, f->before);
-    insn_decode(c->bits, false, c->bytes, c->len, &in);
+    insn_decode(fuzz_bits(c->mode), false, c->bytes, c->len, &in);
     soft_run(f->soft, c, &soft);
     uint64_t flags = defined_flags(c, &in);
     f->compared++;
@@ -220,19 +220,29 @@ static void compare_case(struct fuzzer *f, unsigned i, bool *diverged)
     }
 }
 
+static enum fuzz_mode choose_mode(struct fuzzer *f)
+{
+    static const uint8_t modes[] = {FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_32, FUZZ_SEG32, FUZZ_SEG16, FUZZ_SEG16};
+    enum fuzz_mode m;
+    do
+        m = modes[rng_below(&f->rng, sizeof(modes))];
+    while (f->ntargets[m] == 0);
+    return m;
+}
+
 static void run_batch(struct fuzzer *f, unsigned n)
 {
     fresh_memory(f);
-    n = make_cases(f, n);
+    n = make_cases(f, choose_mode(f), n);
     unsigned from = 0, done = native_run(&f->native, 0, n);
     while (from < n) {
         if (from == done) { /* the child died in it, or was stopped */
             struct insn in;
             f->lost++;
-            insn_decode(f->native.batch->cases[from].bits, false, f->native.batch->cases[from].bytes,
-                        f->native.batch->cases[from].len, &in);
+            const struct fuzz_case *c = &f->native.batch->cases[from];
+            insn_decode(fuzz_bits(c->mode), false, c->bytes, c->len, &in);
             printf("lost ");
-            print_case(&f->native.batch->cases[from], &in);
+            print_case(c, &in);
             from++;
         }
         bool diverged = false;
@@ -248,23 +258,32 @@ static void run_batch(struct fuzzer *f, unsigned n)
 }
 
 /* Handlers of the tables that no case was lowered to. */
-static void print_uncovered(struct fuzzer *f)
+static size_t print_uncovered(struct fuzzer *f)
 {
-    unsigned rows = 0, uncovered = 0;
-    for (size_t i = 0; i < f->ntargets; i++) {
-        const struct target *t = &f->targets[i];
-        rows++;
-        if (*slot_of(f, t->form->fn[t->size]))
-            continue;
-        if (t->bits == 32 && i + 1 < f->ntargets && f->targets[i + 1].form == t->form &&
-            f->targets[i + 1].size == t->size)
-            continue; /* said once */
-        uncovered++;
-        if (getenv("FUZZ_VERBOSE"))
-            printf("not reached: %s, pattern %u, flags %u, size %u\n", ZydisMnemonicGetString(t->form->mnemonic),
-                   t->form->pattern, t->form->flags, 1u << t->size);
-    }
-    printf("%u targets, %u handlers not reached\n", rows, uncovered);
+    size_t handlers = 0, uncovered = 0;
+    for (unsigned m = 0; m < FUZZ_MODES; m++)
+        for (size_t i = 0; i < f->ntargets[m]; i++) {
+            const struct target *t = &f->targets[m][i];
+            op_fn *fn = t->form->fn[t->size], **slot = slot_of(f, fn);
+            handlers += *slot != NULL;
+            if (*slot)
+                continue;
+            uncovered++;
+            *slot = fn; /* said once */
+            if (getenv("FUZZ_VERBOSE"))
+                printf("not reached: %s, pattern %u, flags %u, size %u\n", ZydisMnemonicGetString(t->form->mnemonic),
+                       t->form->pattern, t->form->flags, 1u << t->size);
+        }
+    printf("%zu rows and sizes in all modes, %zu handlers not reached\n", handlers + uncovered, uncovered);
+    return uncovered;
+}
+
+static bool nothing_to_do(const struct fuzzer *f)
+{
+    for (unsigned m = 0; m < FUZZ_MODES; m++)
+        if (f->ntargets[m])
+            return false;
+    return true;
 }
 
 int main(int argc, char **argv)
@@ -280,10 +299,12 @@ int main(int argc, char **argv)
         return 77;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (!f.native.compat)
-        printf("skipped: 32-bit code, which this kernel does not run\n");
+    static const char *const mode_names[] = {"64-bit", "32-bit", "segmented 32-bit", "segmented 16-bit"};
+    for (unsigned m = 0; m < FUZZ_MODES; m++)
+        if (!f.native.can[m])
+            printf("skipped: %s code, which this kernel does not run\n", mode_names[m]);
     find_targets(&f, argc > 3 ? argv[3] : NULL);
-    if (f.ntargets == 0) {
+    if (nothing_to_do(&f)) {
         printf("nothing to compare\n");
         return 2;
     }

@@ -28,8 +28,8 @@ struct soft {
     struct cpuid_table cpuid;
     struct code_map *code;
     struct cpu *cpu;
-    struct x86_state base[2]; /* for 64- and 32-bit code */
-    unsigned bits;            /* of the state that is set */
+    struct x86_state base[FUZZ_MODES];
+    unsigned mode; /* of the state that is set */
 };
 
 uint64_t soft_fs_base(void)
@@ -58,20 +58,38 @@ static struct x86_segment segment(uint16_t sel, uint32_t attr)
     return (struct x86_segment){.sel = sel, .limit = 0xffffffff, .attr = attr};
 }
 
-static void set_base(struct soft *s, unsigned i, bool code64)
+static void set_segmented(struct x86_state *x, enum fuzz_mode mode)
 {
-    struct x86_state *x = &s->base[i];
+    const uint32_t user = SEG_P | SEG_S | 3 << SEG_DPL_SHIFT;
+    const struct x86_segment data = {.sel = 7, .base = SEG_BASE, .limit = SEG_LIMIT, .attr = user | 3 | SEG_DB};
+    x->seg[SEG_DS] = x->seg[SEG_ES] = x->seg[SEG_SS] = x->seg[SEG_GS] = data;
+    x->seg[SEG_GS].attr &= ~2u;
+    x->seg[SEG_CS] = (struct x86_segment){.sel = 0x27, .base = CODE_BASE, .limit = CODE_SIZE - 1,
+                                          .attr = user | 0xb | SEG_DB};
+    if (mode == FUZZ_SEG16) {
+        x->seg[SEG_SS].limit = SEG_DOWN_LIMIT;
+        x->seg[SEG_SS].attr = user | 7;
+        x->seg[SEG_CS].limit = 0xffff;
+        x->seg[SEG_CS].attr = user | 0xb;
+    }
+}
+
+static void set_base(struct soft *s, enum fuzz_mode mode)
+{
+    struct x86_state *x = &s->base[mode];
     x86_state_reset(x, true);
     const uint32_t user = SEG_P | SEG_S | 3 << SEG_DPL_SHIFT | SEG_G;
-    x->seg[SEG_CS] = code64 ? segment(0x33, user | 0xb | SEG_L) : segment(0x23, user | 0xb | SEG_DB);
+    x->seg[SEG_CS] = mode == FUZZ_64 ? segment(0x33, user | 0xb | SEG_L) : segment(0x23, user | 0xb | SEG_DB);
     for (unsigned r = SEG_ES; r <= SEG_GS; r++)
         if (r != SEG_CS)
             x->seg[r] = segment(0x2b, user | 3 | SEG_DB);
     x->seg[SEG_FS] = x->seg[SEG_GS] = segment(0, SEG_UNUSABLE);
-    if (code64) {
+    if (mode == FUZZ_64) {
         x->seg[SEG_FS].base = soft_fs_base();
         x->seg[SEG_GS].base = GS_BASE;
     }
+    if (fuzz_segmented(mode))
+        set_segmented(x, mode);
     x->cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_NE | CR0_AM | CR0_MP;
     x->cr3 = PML4;
     x->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
@@ -96,8 +114,9 @@ struct soft *soft_new(void)
     if (!s->cpu)
         return NULL;
     build_tables(s);
-    set_base(s, 0, true);
-    set_base(s, 1, false);
+    for (enum fuzz_mode m = 0; m < FUZZ_MODES; m++)
+        set_base(s, m);
+    s->mode = FUZZ_MODES;
     return s;
 }
 
@@ -116,22 +135,23 @@ uint8_t *soft_page(struct soft *s, unsigned page)
     return mem_w(&s->vm.mem, page == 0 ? FRAME0 : page == 1 ? FRAME1 : FRAME_RO, 4096);
 }
 
-static void set_mode(struct soft *s, unsigned bits)
+static void set_mode(struct soft *s, const struct fuzz_case *c)
 {
-    if (s->bits == bits)
-        return;
-    cpu_set_state(s->cpu, &s->base[bits != 64]);
-    s->bits = bits;
+    if (s->mode != c->mode)
+        cpu_set_state(s->cpu, &s->base[c->mode]);
+    s->mode = c->mode;
+    if (c->mode == FUZZ_SEG16)
+        s->cpu->seg[SEG_CS].base = fuzz_code_base(c->mode, c->slot);
 }
 
 /* The mode is part of how an instruction is lowered. */
-void soft_lower(struct soft *s, const struct insn *in, uint64_t rip, struct op *op)
+void soft_lower(struct soft *s, const struct fuzz_case *c, const struct insn *in, struct op *op)
 {
     bool ends;
     struct insn copy = *in;
-    set_mode(s, (in->z.machine_mode == ZYDIS_MACHINE_MODE_LONG_64) ? 64 : 32);
+    set_mode(s, c);
     copy.mode = s->cpu->mode;
-    lower_insn(s->cpu, &copy, rip & 0xfff, op, &ends);
+    lower_insn(s->cpu, &copy, c->rip & 0xfff, op, &ends);
 }
 
 static void poke(struct soft *s, const struct fuzz_poke *p)
@@ -167,11 +187,11 @@ void soft_run(struct soft *s, const struct fuzz_case *c, struct fuzz_outcome *ou
     for (unsigned i = 0; i < 2; i++)
         poke(s, &c->poke[i]);
 
-    if (insn_decode(c->bits, false, c->bytes, c->len, &in)) {
+    if (insn_decode(fuzz_bits(c->mode), false, c->bytes, c->len, &in)) {
         fprintf(stderr, "a case does not decode\n");
         exit(2);
     }
-    soft_lower(s, &in, c->rip, &ops[0]);
+    soft_lower(s, c, &in, &ops[0]);
     memcpy(cpu->reg, c->in.reg, sizeof(c->in.reg));
     cpu->reg[REG_IP] = c->rip & ~UINT64_C(0xfff);
     cpu->rip = c->rip;
