@@ -26,7 +26,7 @@ static bool is_stack(const struct cpu *cpu, uint64_t lin, unsigned access)
     const struct op *op = cpu->op;
     if (access & (MMU_STACK | MMU_SYSTEM))
         return access & MMU_STACK;
-    if (op && OP_IS_MEM(op))
+    if (op && (OP_IS_MEM(op) || op->base != REG_ZERO)) /* hidden ones too: strings, LEAVE */
         return OP_SEG(op) == SEG_SS;
     return lin - cpu->reg[RSP] + 64 <= 128;
 }
