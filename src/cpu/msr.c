@@ -178,6 +178,14 @@ bool msr_read(struct cpu *cpu, uint32_t msr, uint64_t *val)
     }
 }
 
+/* The TSC jumps: whoever waits for a value of it (the deadline timer) waits for another moment now. */
+static void shift_tsc(struct cpu *cpu, int64_t delta)
+{
+    cpu->tsc_offset += delta;
+    cpu->tsc_adjust += delta;
+    atomic_store(&cpu->exit_request, 1);
+}
+
 static bool write_efer(struct cpu *cpu, uint64_t val)
 {
     uint64_t allowed = EFER_BITS;
@@ -243,15 +251,11 @@ bool msr_write(struct cpu *cpu, uint32_t msr, uint64_t val)
     if (msr >= MTRR_PHYS && msr < MTRR_PHYS_END)
         return write_mtrr(cpu, msr, val);
     switch (msr) {
-    case IA32_TSC: {
-        int64_t delta = (int64_t)(val - cpu_tsc(cpu));
-        cpu->tsc_offset += delta;
-        cpu->tsc_adjust += delta;
+    case IA32_TSC:
+        shift_tsc(cpu, (int64_t)(val - cpu_tsc(cpu)));
         return true;
-    }
     case IA32_TSC_ADJUST:
-        cpu->tsc_offset += (int64_t)val - cpu->tsc_adjust;
-        cpu->tsc_adjust = (int64_t)val;
+        shift_tsc(cpu, (int64_t)(val - (uint64_t)cpu->tsc_adjust));
         return true;
     case IA32_EFER:
         return write_efer(cpu, val);

@@ -239,7 +239,12 @@ HANDLER(xsetbv)
     return cpu_resync(cpu, op);
 }
 
+/* Encodings that CPUs without CET or MPX take for NOPs, and that programs use without asking. */
+HANDLER(nop) { return op + 1; }
+#define NOP(mnemonic) {ZYDIS_MNEMONIC_##mnemonic, PAT_ANY, 0, 0, EVERY(nop)}
+
 static const struct form rows[] = {
+    NOP(RDSSPD), NOP(RDSSPQ), NOP(BNDCL), NOP(BNDCN), NOP(BNDCU), NOP(BNDLDX), NOP(BNDMK), NOP(BNDMOV), NOP(BNDSTX),
     {ZYDIS_MNEMONIC_HLT, PAT_NONE, FORM_END | FORM_NOFUZZ, 0, EVERY(hlt)},
     {ZYDIS_MNEMONIC_CLI, PAT_NONE, FORM_NOFUZZ, 0, EVERY(cli)},
     {ZYDIS_MNEMONIC_STI, PAT_NONE, FORM_NOFUZZ, 0, EVERY(sti)},
