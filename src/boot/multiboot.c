@@ -128,7 +128,7 @@ static int load_raw(const struct boot_file *f, const struct header *h, struct gu
 
 static int load_kernel(const struct boot_file *f, struct guest_mem *mem, struct loaded *out, char *why, size_t n)
 {
-    struct header h;
+    struct header h = {0};
     int err = find_header(f, &h, why, n);
     if (err)
         return err;

@@ -166,8 +166,8 @@ static uint64_t counter_count(struct pit_counter *c, uint64_t d)
             return 0;
         c->elapsed -= c->n;
         counter_reload(c);
-        rises = 1 + c->elapsed / c->n;
-        c->elapsed %= c->n;
+        rises = 1 + c->elapsed / (c->n ? c->n : 65536);
+        c->elapsed %= c->n ? c->n : 65536;
         return rises;
     case 3:
         /* To the end of this half, which may bring a new count; then whole cycles; then what is left. */

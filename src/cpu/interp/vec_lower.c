@@ -90,7 +90,7 @@ static bool plan_operands(const struct insn *insn, struct vec_plan *p, bool *mmx
         }
         if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
             continue;
-        int id = ZydisRegisterGetId(o->reg.value);
+        int id = (uint8_t)ZydisRegisterGetId(o->reg.value); /* a register of these classes has one */
         switch (ZydisRegisterGetClass(o->reg.value)) {
         case ZYDIS_REGCLASS_YMM:
             p->ymm = true;
