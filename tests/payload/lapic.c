@@ -452,6 +452,13 @@ void payload(void)
     mode = "xapic";
     tsc_rate();
     uint64_t base = rdmsr(MSR_APIC_BASE);
+    if (str_contains(command_line(), "x2apic")) {
+        mode = "x2apic";
+        check(n("from the start"), base, LAPIC | APIC_BASE_EN | APIC_BASE_EXTD | APIC_BASE_BSP);
+        all(true);
+        x2apic_only();
+        return;
+    }
     check(n("base"), base & ~(uint64_t)0xfff, LAPIC);
     check(n("enabled, bootstrap processor"), base & 0xfff, APIC_BASE_EN | APIC_BASE_BSP);
     all(false);
