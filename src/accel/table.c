@@ -4,8 +4,15 @@
 #include <string.h>
 
 #include "accel/soft/soft.h"
+#if defined(__linux__) && defined(__x86_64__)
+#include "accel/kvm/kvm.h"
+#define HAVE_KVM 1
+#endif
 
 const struct accel_ops *const accel_table[] = {
+#ifdef HAVE_KVM
+    &accel_kvm,
+#endif
     &accel_soft,
     NULL,
 };

@@ -40,14 +40,16 @@ static bool is_level(uint64_t rte)
 
 static bool is_high(const struct ioapic *ioapic, unsigned pin) { return ioapic->s.levels >> pin & 1; }
 
-static int send(struct ioapic *ioapic, uint64_t rte)
+static int send(struct ioapic *ioapic, unsigned pin)
 {
+    uint64_t rte = ioapic->s.rte[pin];
     struct apic_msg msg = {
         .dest = (uint32_t)(rte >> 56),
         .logical = rte & RTE_LOGICAL,
         .vector = (uint8_t)rte,
         .mode = (uint8_t)rte_mode(rte),
         .level = is_level(rte),
+        .pin = (uint8_t)(pin + 1),
     };
     if (msg.mode == APIC_SIPI) /* reserved in a redirection entry */
         return 0;
@@ -61,10 +63,10 @@ static void service_level(struct ioapic *ioapic, unsigned pin)
     if (!is_high(ioapic, pin) || (*rte & (RTE_MASKED | RTE_REMOTE_IRR)))
         return;
     if (rte_mode(*rte) == APIC_EXTINT) {
-        send(ioapic, *rte);
+        send(ioapic, pin);
     } else if (is_level(*rte)) {
         /* Remote IRR says that a local APIC has taken it. If none did, the next event on this pin tries again. */
-        if (send(ioapic, *rte) > 0)
+        if (send(ioapic, pin) > 0)
             *rte |= RTE_REMOTE_IRR;
     }
 }
@@ -82,7 +84,7 @@ static void set_pin(void *dev, unsigned pin, bool level)
         if (is_level(rte) || rte_mode(rte) == APIC_EXTINT)
             service_level(ioapic, pin);
         else if (!(rte & RTE_MASKED))
-            send(ioapic, rte);
+            send(ioapic, pin);
     } else if (!level) {
         ioapic->s.levels &= ~bit;
     }

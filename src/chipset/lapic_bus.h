@@ -36,6 +36,7 @@ struct apic_msg {
     bool logical;
     bool level;    /* level triggered: the target's TMR bit is set, its EOI is broadcast */
     bool deassert; /* of a level: nothing is delivered */
+    uint8_t pin;   /* 1 + the pin of the IOAPIC that sends it, or 0: tells a redirect whose EOI is awaited */
     bool wide;     /* 32-bit destination of an x2APIC ICR; otherwise 8 bits, 0xff being broadcast */
 };
 

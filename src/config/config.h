@@ -28,6 +28,7 @@ struct vm_config {
     char *pid_file;  /* NULL: none */
     char *accel;     /* "auto" or an accelerator's name */
     char *cpu_model; /* NULL: max */
+    char *irqchip;   /* "split", "kernel", "user"; NULL: the accelerator's choice */
 
     unsigned cpus, sockets, cores, threads; /* cpus = sockets * cores * threads after config_finish() */
     int pin[CONFIG_MAX_VCPUS];              /* -p: host CPU of each vCPU, or -1 */

@@ -20,7 +20,7 @@ int config_error(char *why, size_t n, const char *fmt, ...)
     return -EINVAL;
 }
 
-enum kind { KIND_BOOL, KIND_NOT, KIND_STRING, KIND_COUNT, KIND_SIZE, KIND_UUID, KIND_CHOICE };
+enum kind { KIND_BOOL, KIND_NOT, KIND_STRING, KIND_COUNT, KIND_SIZE, KIND_UUID, KIND_CHOICE, KIND_IRQCHIP };
 
 struct setting {
     const char *name;
@@ -37,6 +37,7 @@ static const struct setting settings[] = {
     {.name = "pidfile", .kind = KIND_STRING, .offset = AT(pid_file)},
     {.name = "accel", .kind = KIND_STRING, .offset = AT(accel)},
     {.name = "cpu", .kind = KIND_STRING, .offset = AT(cpu_model)},
+    {.name = "irqchip", .kind = KIND_IRQCHIP, .offset = AT(irqchip)},
     {.name = "cpus", .kind = KIND_COUNT, .offset = AT(cpus), .max = CONFIG_MAX_VCPUS},
     {.name = "sockets", .kind = KIND_COUNT, .offset = AT(sockets), .max = CONFIG_MAX_VCPUS},
     {.name = "cores", .kind = KIND_COUNT, .offset = AT(cores), .max = CONFIG_MAX_VCPUS},
@@ -195,6 +196,10 @@ static int apply(struct vm_config *c, const struct setting *s, const char *as, c
             return config_error(why, n, "%s: expected %s or %s, found '%s'", as, s->off, s->on, v);
         *(bool *)place = strcmp(v, s->on) == 0;
         return 0;
+    case KIND_IRQCHIP:
+        if (strcmp(v, "split") != 0 && strcmp(v, "kernel") != 0 && strcmp(v, "user") != 0)
+            return config_error(why, n, "%s: expected split, kernel or user, found '%s'", as, v);
+        return set_string(place, v, why, n);
     }
     return -EINVAL;
 }
@@ -270,6 +275,7 @@ void config_free(struct vm_config *c)
     free(c->pid_file);
     free(c->accel);
     free(c->cpu_model);
+    free(c->irqchip);
     free(c->debugcon);
     free(c->kernel);
     free(c->initrd);

@@ -32,6 +32,9 @@ struct vm {
     const char *name;
     const struct accel_ops *accel;
     void *accel_vm; /* the accelerator's own */
+    enum irqchip_mode irqchip;    /* this and the next: set by accel->vm_open */
+    uint64_t tsc_hz;              /* of the guest's TSC */
+    struct accel_upcalls upcalls; /* set by the machine unless irqchip is IRQCHIP_USER */
     struct guest_mem mem;
     struct bus *pio, *mmio;
     struct loop *loop; /* the main event loop */

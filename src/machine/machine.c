@@ -26,12 +26,14 @@
 
 struct machine {
     const struct vm_config *config;
+    const struct accel_ops *accel; /* NULL: not opened */
     struct vm *vm;
     struct pc *pc;
     struct firmware firmware;
     bool files_open;
     struct cpuid_table cpuid;
     struct x86_state bsp;
+    int vcpu_error;  /* what a call of a vCPU came to */
     unsigned terms;  /* SIGTERMs so far */
     bool quit;       /* a signal asked for the end, whatever else goes on */
     int pid_file_fd; /* -1: none */
@@ -130,10 +132,27 @@ static void set_initial_state(struct vcpu *vcpu, void *arg)
         ap.tsc_at_ns = m->bsp.tsc_at_ns;
         s = &ap;
     }
-    vcpu->vm->accel->set_state(vcpu, s);
+    int err = pc_set_lapic(m->pc, vcpu);
+    if (!err)
+        err = vcpu->vm->accel->set_state(vcpu, s);
+    if (err)
+        m->vcpu_error = err; /* one after the other: calls */
 }
 
-static void set_cpuid(struct vcpu *vcpu, void *arg) { vcpu->vm->accel->set_cpuid(vcpu, arg); }
+static void set_cpuid(struct vcpu *vcpu, void *arg)
+{
+    struct machine *m = arg;
+    int err = vcpu->vm->accel->set_cpuid(vcpu, &m->cpuid);
+    if (err)
+        m->vcpu_error = err;
+}
+
+static int failed(struct machine *m, const char *what, int err)
+{
+    if (err && !m->why[0])
+        snprintf(m->why, sizeof(m->why), "accelerator %s: %s: %s", m->accel->name, what, strerror(-err));
+    return err;
+}
 
 /* Memory and processors as the firmware would leave them. vCPUs parked. */
 static int load(struct machine *m)
@@ -146,7 +165,7 @@ static int load(struct machine *m)
     m->bsp.tsc_at_ns = os_clock_ns(); /* one moment for all: their TSCs agree */
     for (unsigned i = 0; i < m->vm->nvcpus; i++)
         vcpu_call(m->vm->vcpu[i], set_initial_state, m);
-    return 0;
+    return failed(m, "a vCPU's state", m->vcpu_error);
 }
 
 static int build_cpuid(struct machine *m, const struct accel_ops *accel)
@@ -155,8 +174,8 @@ static int build_cpuid(struct machine *m, const struct accel_ops *accel)
     struct cpuid_topology topology = {c->cpus, c->sockets, c->cores, c->threads};
     uint32_t offered[CPUID_WORDS] = {0};
     char reason[256];
-    accel->offered(offered);
-    int err = cpuid_build(&m->cpuid, c->cpu_model, offered, &topology, accel->tsc_hz, LAPIC_TIMER_HZ, reason,
+    accel->offered(m->vm, offered);
+    int err = cpuid_build(&m->cpuid, c->cpu_model, offered, &topology, m->vm->tsc_hz, LAPIC_TIMER_HZ, reason,
                           sizeof(reason));
     if (err)
         snprintf(m->why, sizeof(m->why), "-o cpu=%s: %s", c->cpu_model ? c->cpu_model : "max", reason);
@@ -183,6 +202,16 @@ static int build_vm(struct machine *m, const struct accel_ops *accel)
     vm->exit_on_pause = c->exit_on_pause;
     for (unsigned i = 0; i < vm->nvcpus; i++)
         vm->vcpu[i]->host_cpu = c->pin[i];
+    vm->tsc_hz = accel->tsc_hz;
+    if (accel->vm_open) {
+        err = accel->vm_open(vm, c->irqchip, m->why, sizeof(m->why));
+    } else if (c->irqchip && strcmp(c->irqchip, "user") != 0) {
+        snprintf(m->why, sizeof(m->why), "-o irqchip=%s: the accelerator %s has user only", c->irqchip, accel->name);
+        err = -EINVAL;
+    }
+    if (err)
+        return err;
+    m->accel = accel;
     err = build_cpuid(m, accel);
     if (err)
         return err;
@@ -196,12 +225,12 @@ static int build_vm(struct machine *m, const struct accel_ops *accel)
     err = pc_new(&m->pc, vm, c, m->why, sizeof(m->why));
     if (err)
         return err;
-    err = vm_start(vm, accel);
-    if (err)
-        snprintf(m->why, sizeof(m->why), "accelerator %s: %s", accel->name, strerror(-err));
+    err = failed(m, "the VM cannot be started", vm_start(vm, accel));
     for (unsigned i = 0; i < vm->nvcpus && !err; i++)
-        vcpu_call(vm->vcpu[i], set_cpuid, &m->cpuid);
-    return err;
+        vcpu_call(vm->vcpu[i], set_cpuid, m);
+    if (!err)
+        err = failed(m, "CPUID", m->vcpu_error);
+    return err ? err : failed(m, "interrupt controllers", pc_started(m->pc));
 }
 
 static int set_up(struct machine *m)
@@ -224,6 +253,8 @@ static void tear_down(struct machine *m)
 {
     if (m->vm)
         vm_join(m->vm);
+    if (m->accel && m->accel->vm_close)
+        m->accel->vm_close(m->vm);
     pc_free(m->pc);
     vm_free(m->vm);
     if (m->files_open)
@@ -301,7 +332,7 @@ int machine_run(const struct vm_config *config)
     int status = config->bhyve_exit_codes ? 4 : 1;
     int err = set_up(m);
     if (!err) {
-        struct sandbox_needs needs = {.network = pc_needs_network(m->pc)};
+        struct sandbox_needs needs = {.network = pc_needs_network(m->pc), .kvm = m->accel->needs_kvm};
         err = sandbox_enter(&needs);
         if (err)
             snprintf(m->why, sizeof(m->why), "the sandbox cannot be entered: %s", strerror(-err));

@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chipset/lapic_page.h"
 #include "pci/bridges.h"
 #include "util/bytes.h"
+#include "util/log.h"
 #include "x86/cpuid.h"
 
 static const struct {
@@ -24,7 +26,7 @@ static const struct {
 #define ISA_RTC 8
 #define ISA_MOUSE 12
 #define LPC_SLOT 31
-#define IOAPIC_ID(ncpus) ((uint8_t)(ncpus))
+#define IOAPIC_ID(ncpus) ((uint8_t)((ncpus) < 16 ? (ncpus) : 0)) /* four bits; a space of its own beside local APICs */
 #define PCI_MMIO32_BASE 0xc0000000u /* up to the IOAPIC */
 #define PCI_MMIO32_LEN 0x3ec00000u
 
@@ -64,7 +66,10 @@ static void testdev_gsi(void *chip, unsigned gsi, bool level)
 static void hpet_legacy(void *arg, bool on)
 {
     struct pc *pc = arg;
-    pit_connect(&pc->pit, !on);
+    if (pc->has_pit)
+        pit_connect(&pc->pit, !on);
+    else
+        pc->vm->accel->connect_pit(pc->vm, !on);
     rtc_connect(&pc->rtc, !on);
 }
 
@@ -98,6 +103,68 @@ static int failed(char *why, size_t n, const char *what, int err)
 
 /* -- processors and interrupt controllers -- */
 
+/* A message to local APICs of the accelerator's own, in the form of an MSI. */
+static int message_to_accel(void *arg, const struct apic_msg *msg)
+{
+    struct vm *vm = ((struct pc *)arg)->vm;
+    uint64_t addr = LAPIC_DEFAULT_BASE | (uint64_t)(msg->dest & 0xff) << 12 | (uint64_t)(msg->dest >> 8) << 40 |
+                    (uint64_t)msg->logical << 2;
+    uint32_t data = msg->vector | (uint32_t)msg->mode << 8 | (msg->level ? 3u << 14 : 0);
+    return msg->deassert ? 1 : vm->accel->msi(vm, addr, data, msg->pin - 1);
+}
+
+static void eoi_from_accel(void *arg, uint8_t vector) { lapic_bus_eoi(&((struct pc *)arg)->lapic_bus, vector); }
+
+static void pic_to_accel(void *arg, unsigned pin, bool level)
+{
+    struct vm *vm = ((struct pc *)arg)->vm;
+    if (vm->accel) /* the chip's first word comes before there is anybody to hear it */
+        vm->accel->set_intr(vm, level);
+}
+
+static void set_accel_ioapic(void *arg, unsigned pin, bool level)
+{
+    struct vm *vm = ((struct pc *)arg)->vm;
+    if (vm->accel)
+        vm->accel->set_pin(vm, IRQCHIP_IOAPIC, pin, level);
+}
+
+static void set_accel_pic(void *arg, unsigned pin, bool level)
+{
+    struct vm *vm = ((struct pc *)arg)->vm;
+    if (vm->accel)
+        vm->accel->set_pin(vm, IRQCHIP_PIC, pin, level);
+}
+
+/* Inputs of whoever has the chip. */
+static struct irq_line ioapic_input(struct pc *pc, unsigned pin)
+{
+    return pc->vm->irqchip == IRQCHIP_KERNEL ? (struct irq_line){set_accel_ioapic, pc, pin} : ioapic_line(&pc->ioapic, pin);
+}
+
+static struct irq_line pic_input(struct pc *pc, unsigned pin)
+{
+    return pc->vm->irqchip == IRQCHIP_KERNEL ? (struct irq_line){set_accel_pic, pc, pin} : pic_line(&pc->pic, pin);
+}
+
+static int add_ioapic_and_pic(struct pc *pc)
+{
+    struct vm *vm = pc->vm;
+    bool redirected = vm->irqchip == IRQCHIP_SPLIT;
+    struct irq_line intr = redirected ? (struct irq_line){pic_to_accel, pc, 0} : lapic_lint_line(&pc->lapic[0], 0);
+
+    int err = ioapic_init(&pc->ioapic, vm->mmio, IOAPIC_DEFAULT_BASE, IOAPIC_ID(vm->nvcpus), &pc->lapic_bus, &pc->lock);
+    if (!err)
+        err = pic_init(&pc->pic, vm->pio, &pc->lock, intr);
+    if (err)
+        return err;
+    lapic_bus_set_pic(&pc->lapic_bus, pic_ack, &pc->pic);
+    if (redirected)
+        vm->upcalls = (struct accel_upcalls){
+            .pic_ack = pic_ack, .pic = &pc->pic, .eoi = eoi_from_accel, .eoi_arg = pc};
+    return 0;
+}
+
 static int add_interrupt_controllers(struct pc *pc, unsigned phys_bits)
 {
     struct vm *vm = pc->vm;
@@ -114,23 +181,22 @@ static int add_interrupt_controllers(struct pc *pc, unsigned phys_bits)
             .tsc_to_ns = vcpu_tsc_to_ns,
             .tsc_arg = vcpu,
         };
-        vcpu->apic_id = pc->apic_id[i] = i;
+        vcpu->apic_id = pc->apic_id[i] = cpuid_apic_id(&vm->cpuid->topology, i);
         err = lapic_init(&pc->lapic[i], vcpu, &pc->lapic_bus, &config);
-        vcpu->intc = &lapic_intc_ops;
-        vcpu->intc_dev = &pc->lapic[i];
+        if (vm->irqchip != IRQCHIP_USER) /* then ours only holds the state that the accelerator's starts from */
+            vcpu->intc = NULL;
     }
-    if (!err)
-        err = ioapic_init(&pc->ioapic, vm->mmio, IOAPIC_DEFAULT_BASE, IOAPIC_ID(vm->nvcpus), &pc->lapic_bus, &pc->lock);
-    if (!err)
-        err = pic_init(&pc->pic, vm->pio, &pc->lock, lapic_lint_line(&pc->lapic[0], 0));
+    if (!err && vm->irqchip != IRQCHIP_KERNEL)
+        err = add_ioapic_and_pic(pc);
     if (err)
         return err;
-    lapic_bus_set_pic(&pc->lapic_bus, pic_ack, &pc->pic);
+    if (vm->irqchip != IRQCHIP_USER)
+        lapic_bus_redirect(&pc->lapic_bus, message_to_accel, pc);
 
     for (unsigned i = 0; i < IOAPIC_PINS; i++)
-        irq_or_init(&pc->ioapic_pin[i], ioapic_line(&pc->ioapic, i));
+        irq_or_init(&pc->ioapic_pin[i], ioapic_input(pc, i));
     for (unsigned i = 0; i < PC_ISA_IRQS; i++) {
-        irq_or_init(&pc->pic_pin[i], i == ISA_CASCADE ? (struct irq_line){0} : pic_line(&pc->pic, i));
+        irq_or_init(&pc->pic_pin[i], i == ISA_CASCADE ? (struct irq_line){0} : pic_input(pc, i));
         irq_or_init(&pc->isa[i], (struct irq_line){isa_fan_out, pc, i});
     }
     return 0;
@@ -157,7 +223,11 @@ static int add_clocks(struct pc *pc)
     for (unsigned pin = 16; pin < IOAPIC_PINS; pin++)
         hpet.gsi[pin] = irq_or_input(&pc->ioapic_pin[pin], FROM_HPET);
 
-    int err = pit_init(&pc->pit, vm->pio, vm->loop, &pc->lock, isa_irq(pc, ISA_PIT, ISA_CHIP));
+    int err = 0;
+    if (vm->irqchip != IRQCHIP_KERNEL) {
+        err = pit_init(&pc->pit, vm->pio, vm->loop, &pc->lock, isa_irq(pc, ISA_PIT, ISA_CHIP));
+        pc->has_pit = !err;
+    }
     if (!err)
         err = rtc_init(&pc->rtc, vm->pio, vm->loop, &pc->lock, isa_irq(pc, ISA_RTC, ISA_CHIP), &rtc);
     if (!err)
@@ -394,8 +464,42 @@ static void describe(struct pc *pc)
 static void assign_irqs(struct pc *pc)
 {
     uint16_t level = pci_assign_irqs(&pc->pci);
+    if (pc->vm->irqchip == IRQCHIP_KERNEL) {
+        pc->elcr = level; /* for reset_accel_chips() */
+        return;
+    }
     bus_write(pc->vm->pio, 0x4d0, 1, level & 0xff);
     bus_write(pc->vm->pio, 0x4d1, 1, level >> 8);
+}
+
+static int reset_accel_chips(struct pc *pc)
+{
+    struct vm *vm = pc->vm;
+    return vm->irqchip == IRQCHIP_KERNEL ? vm->accel->reset_irqchip(vm, pc->elcr, IOAPIC_ID(vm->nvcpus)) : 0;
+}
+
+int pc_started(struct pc *pc)
+{
+    struct vm *vm = pc->vm;
+    int err = reset_accel_chips(pc);
+    if (!err && vm->accel->coalesce) { /* index registers, each with a data register behind it; the POST code */
+        err = vm->accel->coalesce(vm, true, 0x70, 1);
+        if (!err)
+            err = vm->accel->coalesce(vm, true, 0x80, 1);
+        if (!err && vm->irqchip != IRQCHIP_KERNEL)
+            err = vm->accel->coalesce(vm, false, IOAPIC_DEFAULT_BASE, 4);
+    }
+    return err;
+}
+
+int pc_set_lapic(struct pc *pc, struct vcpu *vcpu)
+{
+    const struct lapic *lapic = &pc->lapic[vcpu->id];
+    uint8_t page[ACCEL_LAPIC_PAGE];
+    if (pc->vm->irqchip == IRQCHIP_USER)
+        return 0;
+    lapic_to_page(lapic, page);
+    return pc->vm->accel->set_lapic(vcpu, lapic->s.apic_base, page);
 }
 
 int pc_new(struct pc **out, struct vm *vm, const struct vm_config *config, char *why, size_t n)
@@ -461,8 +565,9 @@ void pc_free(struct pc *pc)
     if (pc->has_clocks) {
         hpet_fini(&pc->hpet);
         rtc_fini(&pc->rtc);
-        pit_fini(&pc->pit);
     }
+    if (pc->has_pit)
+        pit_fini(&pc->pit);
     pthread_mutex_destroy(&pc->lock);
     free(pc);
 }
@@ -471,9 +576,11 @@ void pc_reset(struct pc *pc)
 {
     for (unsigned i = 0; i < pc->vm->nvcpus; i++)
         lapic_reset(&pc->lapic[i]);
-    pic_reset(&pc->pic);
-    ioapic_reset(&pc->ioapic);
-    pit_reset(&pc->pit);
+    if (pc->vm->irqchip != IRQCHIP_KERNEL) {
+        pic_reset(&pc->pic);
+        ioapic_reset(&pc->ioapic);
+        pit_reset(&pc->pit);
+    }
     rtc_reset(&pc->rtc);
     hpet_reset(&pc->hpet);
     acpi_pm_reset(&pc->acpi_pm);
@@ -488,6 +595,9 @@ void pc_reset(struct pc *pc)
     if (pc->has_testdev)
         testdev_reset(&pc->testdev);
     assign_irqs(pc);
+    int err = reset_accel_chips(pc);
+    if (err)
+        log_error("the accelerator's interrupt controllers cannot be reset: %s", strerror(-err));
 }
 
 bool pc_power_button(struct pc *pc) { return acpi_pm_power_button(&pc->acpi_pm); }

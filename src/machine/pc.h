@@ -53,9 +53,10 @@ struct pc {
     struct irq_or isa[PC_ISA_IRQS], pic_pin[PC_ISA_IRQS], ioapic_pin[IOAPIC_PINS];
 
     /* Which parts are there, for an orderly pc_free(). */
-    bool has_clocks, has_power, has_pci, has_debugport, has_fwcfg, has_testdev, has_uart[CONFIG_COM_PORTS];
+    bool has_clocks, has_pit, has_power, has_pci, has_debugport, has_fwcfg, has_testdev, has_uart[CONFIG_COM_PORTS];
 
     uint32_t apic_id[VM_MAX_VCPUS];
+    uint16_t elcr; /* which ISA interrupts firmware would make level-triggered, for an 8259A of the accelerator's */
     struct platform_intx intx[PLATFORM_MAX_INTX];
     struct platform platform; /* the same machine, as firmware tables tell it */
 };
@@ -66,6 +67,16 @@ struct pc {
  */
 int pc_new(struct pc **out, struct vm *, const struct vm_config *, char *why, size_t n);
 void pc_free(struct pc *); /* vCPU threads ended */
+
+/*
+ * What chips inside the accelerator are told once the VM has been started
+ * (accel->vm_init done): how they reach ours, and their state after power-on.
+ * 0 or -errno.
+ */
+int pc_started(struct pc *);
+
+/* The reset state of a vCPU's local APIC, where that is the accelerator's. vCPU's thread. 0 or -errno. */
+int pc_set_lapic(struct pc *, struct vcpu *);
 
 /* Machine reset: every chip as after power-on. vCPUs stopped. */
 void pc_reset(struct pc *);

@@ -85,7 +85,7 @@ static uint64_t soft_tsc_to_ns(struct vcpu *vcpu, uint64_t tsc)
     return wraps ? 0 : ns;
 }
 
-static void soft_offered(uint32_t *words)
+static void soft_offered(struct vm *vm, uint32_t *words)
 {
     uint32_t host[CPUID_WORDS];
     cpuid_host_words(host);
