@@ -146,7 +146,9 @@ int native_init(struct native *);
 /* Runs cases [from, to); returns the index of the first that was not completed (`to` if all were). */
 unsigned native_run(struct native *, unsigned from, unsigned to);
 
-/* -- flags.c: the bits of RFLAGS that say something after this case. -- */
-uint64_t defined_flags(const struct fuzz_case *, const struct insn *);
+/* -- flags.c: the bits of RFLAGS that say something after this case, and what else the manual leaves open -- */
+uint64_t defined_flags(const struct fuzz_case *, const struct insn *, bool exact);
+bool outcome_undefined(const struct fuzz_case *, const struct insn *);
+bool fault_order_undefined(const struct insn *);
 
 #endif

@@ -597,8 +597,8 @@ static void random_state(struct rng *r, struct fuzz_case *c)
     c->poke[0].addr = c->poke[1].addr = 0;
 }
 
-bool gen_case(struct soft *soft, struct rng *r, const struct form *form, unsigned size, enum fuzz_mode mode, unsigned slot,
-              struct fuzz_case *c)
+bool gen_case(struct soft *soft, struct rng *r, const struct form *form, unsigned size, enum fuzz_mode mode,
+              unsigned slot, struct fuzz_case *c)
 {
     const unsigned bits = fuzz_bits(mode);
     struct maker m = {.r = r, .form = form, .width = 8u << size, .bits = bits, .mode = mode, .slot = slot};
