@@ -11,13 +11,23 @@
 
 /* System descriptor types. */
 enum {
-    DESC_TSS16 = 1, DESC_LDT = 2, DESC_TSS16_BUSY = 3, DESC_CALL16 = 4, DESC_TASK_GATE = 5, DESC_INT16 = 6,
-    DESC_TRAP16 = 7, DESC_TSS32 = 9, DESC_TSS32_BUSY = 11, DESC_CALL32 = 12, DESC_INT32 = 14, DESC_TRAP32 = 15,
+    DESC_TSS16 = 1,
+    DESC_LDT = 2,
+    DESC_TSS16_BUSY = 3,
+    DESC_CALL16 = 4,
+    DESC_TASK_GATE = 5,
+    DESC_INT16 = 6,
+    DESC_TRAP16 = 7,
+    DESC_TSS32 = 9,
+    DESC_TSS32_BUSY = 11,
+    DESC_CALL32 = 12,
+    DESC_INT32 = 14,
+    DESC_TRAP32 = 15,
 };
 
-#define SEL_NULL(sel) (((sel) & 0xfffc) == 0)
-#define SEL_RPL(sel) ((sel) & 3)
-#define SEL_ERROR(sel) ((uint32_t)(sel) & 0xfffc)
+#define SEL_NULL(sel) (((sel)&0xfffc) == 0)
+#define SEL_RPL(sel) ((sel)&3)
+#define SEL_ERROR(sel) ((uint32_t)(sel)&0xfffc)
 
 static inline uint32_t desc_attr(uint64_t raw) { return raw >> 40 & 0xf0ff; }
 static inline unsigned attr_dpl(uint32_t attr) { return attr >> SEG_DPL_SHIFT & 3; }
@@ -80,8 +90,8 @@ struct event {
     enum exc_kind kind;
     bool has_error;
     uint32_t error;
-    uint64_t rip;     /* to be pushed */
-    uint32_t rflags;  /* to be pushed */
+    uint64_t rip;    /* to be pushed */
+    uint32_t rflags; /* to be pushed */
 };
 void exc_real(struct cpu *, const struct event *);
 void exc_prot(struct cpu *, const struct event *);

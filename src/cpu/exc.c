@@ -47,7 +47,11 @@ enum fault_class { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
 static enum fault_class fault_class(unsigned vector)
 {
     switch (vector) {
-    case EXC_DE: case EXC_TS: case EXC_NP: case EXC_SS: case EXC_GP: return CONTRIBUTORY;
+    case EXC_DE:
+    case EXC_TS:
+    case EXC_NP:
+    case EXC_SS:
+    case EXC_GP: return CONTRIBUTORY;
     case EXC_PF: return PAGE_FAULT;
     case EXC_DF: return DOUBLE_FAULT;
     default: return BENIGN;

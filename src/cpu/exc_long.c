@@ -42,7 +42,8 @@ void exc_long(struct cpu *cpu, const struct event *ev)
     sp &= ~UINT64_C(15);
 
     /* From the top down: where pushing fails is where the first of them fails. */
-    const uint64_t frame[6] = {cpu->seg[SEG_SS].sel, cpu->reg[RSP], ev->rflags, cpu->seg[SEG_CS].sel, ev->rip, ev->error};
+    const uint64_t frame[6] = {cpu->seg[SEG_SS].sel, cpu->reg[RSP], ev->rflags,
+                               cpu->seg[SEG_CS].sel, ev->rip,       ev->error};
     const unsigned access = MMU_STACK | (cpl == 3 ? 0 : MMU_SYSTEM), words = ev->has_error ? 6 : 5;
     for (unsigned i = 0; i < words; i++) {
         sp -= 8;

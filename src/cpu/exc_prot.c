@@ -23,7 +23,8 @@ void exc_prot(struct cpu *cpu, const struct event *ev)
     uint64_t gate = mmu_sys_load(cpu, (uint32_t)(cpu->idtr.base + ev->vector * 8), 8);
     uint32_t attr = desc_attr(gate);
     unsigned type = attr_system_type(attr);
-    if (type != DESC_TASK_GATE && type != DESC_INT16 && type != DESC_TRAP16 && type != DESC_INT32 && type != DESC_TRAP32)
+    if (type != DESC_TASK_GATE && type != DESC_INT16 && type != DESC_TRAP16 && type != DESC_INT32 &&
+        type != DESC_TRAP32)
         cpu_gp(cpu, gate_error);
     if (ev->kind == EXC_KIND_SOFT && attr_dpl(attr) < cpu->cpl)
         cpu_gp(cpu, gate_error);

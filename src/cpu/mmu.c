@@ -66,7 +66,8 @@ static unsigned translate_range(struct cpu *cpu, uint64_t lin, unsigned len, uns
 
 static void check_alignment(struct cpu *cpu, uint64_t lin, unsigned size)
 {
-    if (UNLIKELY(cpu->tlb == &cpu->tlb_sets[TLB_USER_AC]) && (size & (size - 1)) == 0 && size <= 8 && (lin & (size - 1)))
+    if (UNLIKELY(cpu->tlb == &cpu->tlb_sets[TLB_USER_AC]) && (size & (size - 1)) == 0 && size <= 8 &&
+        (lin & (size - 1)))
         cpu_raise(cpu, EXC_AC, 0);
 }
 
@@ -124,13 +125,22 @@ static void mmio_write(struct cpu *cpu, uint64_t gpa, const uint8_t *buf, unsign
 }
 
 /* Copies of naturally aligned size are single accesses: other CPUs see all of a value or none. */
+struct any16 {
+    uint16_t v;
+} __attribute__((packed, may_alias));
+struct any32 {
+    uint32_t v;
+} __attribute__((packed, may_alias));
+struct any64 {
+    uint64_t v;
+} __attribute__((packed, may_alias));
 static void copy_bytes(void *to, const void *from, unsigned len)
 {
     switch (len) {
     case 1: *(volatile uint8_t *)to = *(const volatile uint8_t *)from; break;
-    case 2: *(volatile uint16_t *)to = *(const volatile uint16_t *)from; break;
-    case 4: *(volatile uint32_t *)to = *(const volatile uint32_t *)from; break;
-    case 8: *(volatile uint64_t *)to = *(const volatile uint64_t *)from; break;
+    case 2: ((volatile struct any16 *)to)->v = ((const volatile struct any16 *)from)->v; break;
+    case 4: ((volatile struct any32 *)to)->v = ((const volatile struct any32 *)from)->v; break;
+    case 8: ((volatile struct any64 *)to)->v = ((const volatile struct any64 *)from)->v; break;
     default: memcpy(to, from, len);
     }
 }

@@ -17,10 +17,10 @@ struct tlb_log {
     uint16_t at[TLB_FLAT]; /* index into the flat array */
 };
 
-enum { /* mmu.mark[] */
-    MARK_IN_LOCAL = 1,  /* the log of non-global fills names this slot */
-    MARK_IN_GLOBAL = 2, /* the log of global fills names this slot */
-    MARK_GLOBAL = 4,    /* what stands in it now is global */
+enum {                     /* mmu.mark[] */
+       MARK_IN_LOCAL = 1,  /* the log of non-global fills names this slot */
+       MARK_IN_GLOBAL = 2, /* the log of global fills names this slot */
+       MARK_GLOBAL = 4,    /* what stands in it now is global */
 };
 
 struct itlb_entry {
@@ -66,16 +66,13 @@ struct mmu {
 
 enum rmw_kind { RMW_NONE, RMW_CODE /* worked in place, code to be told */, RMW_COPY /* bounce holds the bytes */ };
 
-static inline struct mmu *mmu_of(const struct cpu *cpu)
-{
-    return CONTAINER_OF(cpu->tlb_sets, struct mmu, sets[0]);
-}
+static inline struct mmu *mmu_of(const struct cpu *cpu) { return CONTAINER_OF(cpu->tlb_sets, struct mmu, sets[0]); }
 
 /* A translated address. */
 struct xlat {
-    uint64_t gpa;   /* of the byte asked for */
-    uint8_t *host;  /* of that byte; NULL if not RAM or ROM */
-    bool rom;       /* writes vanish */
+    uint64_t gpa;  /* of the byte asked for */
+    uint8_t *host; /* of that byte; NULL if not RAM or ROM */
+    bool rom;      /* writes vanish */
     bool global;
     bool write_ok;  /* the mode asked for may write too, and D is set */
     unsigned shift; /* log2 of the page that maps it */
@@ -94,10 +91,7 @@ static inline const struct mem_region *mmu_region(struct mmu *m, uint64_t gpa)
     return r;
 }
 
-static inline bool mmu_canonical(uint64_t lin)
-{
-    return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
-}
+static inline bool mmu_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin << 16) >> 16) == lin; }
 
 /*
  * walk.c: translates lin for an access (MMU_READ, MMU_WRITE or MMU_FETCH) in

@@ -11,15 +11,46 @@
 #include "util/log.h"
 
 enum {
-    IA32_TSC = 0x10, IA32_PLATFORM_ID = 0x17, IA32_APIC_BASE = 0x1b, IA32_FEATURE_CONTROL = 0x3a, IA32_TSC_ADJUST = 0x3b,
-    IA32_SPEC_CTRL = 0x48, IA32_PRED_CMD = 0x49, IA32_BIOS_UPDT_TRIG = 0x79, IA32_BIOS_SIGN_ID = 0x8b,
-    MSR_PLATFORM_INFO = 0xce, IA32_MTRRCAP = 0xfe, IA32_ARCH_CAPABILITIES = 0x10a, MISC_FEATURES_ENABLES = 0x140,
-    IA32_SYSENTER_CS = 0x174, IA32_SYSENTER_ESP = 0x175, IA32_SYSENTER_EIP = 0x176, IA32_MCG_CAP = 0x179,
-    IA32_MCG_STATUS = 0x17a, IA32_MISC_ENABLE = 0x1a0, IA32_DEBUGCTL = 0x1d9, MTRR_PHYS = 0x200, MTRR_PHYS_END = 0x210,
-    MTRR_FIX64K = 0x250, MTRR_FIX16K = 0x258, MTRR_FIX4K = 0x268, IA32_PAT = 0x277, IA32_MTRR_DEF_TYPE = 0x2ff,
-    IA32_TSC_DEADLINE = 0x6e0, IA32_XSS = 0xda0, X2APIC = 0x800, X2APIC_END = 0x900,
-    IA32_EFER = 0xc0000080, IA32_STAR, IA32_LSTAR, IA32_CSTAR, IA32_FMASK,
-    IA32_FS_BASE = 0xc0000100, IA32_GS_BASE, IA32_KERNEL_GS_BASE, IA32_TSC_AUX,
+    IA32_TSC = 0x10,
+    IA32_PLATFORM_ID = 0x17,
+    IA32_APIC_BASE = 0x1b,
+    IA32_FEATURE_CONTROL = 0x3a,
+    IA32_TSC_ADJUST = 0x3b,
+    IA32_SPEC_CTRL = 0x48,
+    IA32_PRED_CMD = 0x49,
+    IA32_BIOS_UPDT_TRIG = 0x79,
+    IA32_BIOS_SIGN_ID = 0x8b,
+    MSR_PLATFORM_INFO = 0xce,
+    IA32_MTRRCAP = 0xfe,
+    IA32_ARCH_CAPABILITIES = 0x10a,
+    MISC_FEATURES_ENABLES = 0x140,
+    IA32_SYSENTER_CS = 0x174,
+    IA32_SYSENTER_ESP = 0x175,
+    IA32_SYSENTER_EIP = 0x176,
+    IA32_MCG_CAP = 0x179,
+    IA32_MCG_STATUS = 0x17a,
+    IA32_MISC_ENABLE = 0x1a0,
+    IA32_DEBUGCTL = 0x1d9,
+    MTRR_PHYS = 0x200,
+    MTRR_PHYS_END = 0x210,
+    MTRR_FIX64K = 0x250,
+    MTRR_FIX16K = 0x258,
+    MTRR_FIX4K = 0x268,
+    IA32_PAT = 0x277,
+    IA32_MTRR_DEF_TYPE = 0x2ff,
+    IA32_TSC_DEADLINE = 0x6e0,
+    IA32_XSS = 0xda0,
+    X2APIC = 0x800,
+    X2APIC_END = 0x900,
+    IA32_EFER = 0xc0000080,
+    IA32_STAR,
+    IA32_LSTAR,
+    IA32_CSTAR,
+    IA32_FMASK,
+    IA32_FS_BASE = 0xc0000100,
+    IA32_GS_BASE,
+    IA32_KERNEL_GS_BASE,
+    IA32_TSC_AUX,
 };
 
 #define MTRR_VARIABLE 8
@@ -31,8 +62,8 @@ enum {
  * load of the guest is checked by us before it is made.
  */
 #define ARCH_CAPABILITIES                                                                                              \
-    (1u << 0 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 | 1u << 14 | 1u << 15 | 1u << 20 | 1u << 24 |   \
-     1u << 26 | 1u << 27)
+    (1u << 0 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 | 1u << 14 | 1u << 15 | 1u << 20 |           \
+     1u << 24 | 1u << 26 | 1u << 27)
 
 #define EFER_BITS (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)
 
@@ -123,10 +154,8 @@ static bool amd_msr(const struct cpu *cpu, uint32_t msr)
     case 0xc0011022: /* DC_CFG */
     case 0xc0011023: /* BU_CFG */
     case 0xc0011029: /* DE_CFG */
-    case 0xc001102a: /* BU_CFG2 */
-        return true;
-    default:
-        return false;
+    case 0xc001102a: /* BU_CFG2 */ return true;
+    default: return false;
     }
 }
 
@@ -164,15 +193,14 @@ bool msr_read(struct cpu *cpu, uint32_t msr, uint64_t *val)
     case IA32_MISC_ENABLE: *val = cpu->misc_enable; return true;
     case IA32_XSS: *val = cpu->xss; return has(cpu, X86_XSAVES);
     case IA32_ARCH_CAPABILITIES: *val = ARCH_CAPABILITIES; return has(cpu, X86_ARCH_CAPABILITIES);
-    case IA32_BIOS_SIGN_ID: *val = UINT64_C(0x10d) << 32; return true; /* microcode revision */
+    case IA32_BIOS_SIGN_ID: *val = UINT64_C(0x10d) << 32; return true;          /* microcode revision */
     case MSR_PLATFORM_INFO: *val = (SOFT_TSC_HZ / 100000000) << 8; return true; /* base clock of 100 MHz times this */
-    case IA32_MCG_CAP: return true; /* no banks */
+    case IA32_MCG_CAP: return true;                                             /* no banks */
     case IA32_MCG_STATUS: *val = cpu->mcg_status; return true;
     case IA32_FEATURE_CONTROL: *val = 1; return true; /* locked, VMX off */
     case IA32_PLATFORM_ID:
     case IA32_DEBUGCTL:
-    case MISC_FEATURES_ENABLES:
-        return true;
+    case MISC_FEATURES_ENABLES: return true;
     case IA32_SPEC_CTRL: *val = cpu->spec_ctrl; return cpu->cpuid && (cpu->cpuid->words[CPUID_7_EDX] >> 26 & 1);
     default: return amd_msr(cpu, msr) || unknown(cpu, msr, "reads");
     }
@@ -251,14 +279,9 @@ bool msr_write(struct cpu *cpu, uint32_t msr, uint64_t val)
     if (msr >= MTRR_PHYS && msr < MTRR_PHYS_END)
         return write_mtrr(cpu, msr, val);
     switch (msr) {
-    case IA32_TSC:
-        shift_tsc(cpu, (int64_t)(val - cpu_tsc(cpu)));
-        return true;
-    case IA32_TSC_ADJUST:
-        shift_tsc(cpu, (int64_t)(val - (uint64_t)cpu->tsc_adjust));
-        return true;
-    case IA32_EFER:
-        return write_efer(cpu, val);
+    case IA32_TSC: shift_tsc(cpu, (int64_t)(val - cpu_tsc(cpu))); return true;
+    case IA32_TSC_ADJUST: shift_tsc(cpu, (int64_t)(val - (uint64_t)cpu->tsc_adjust)); return true;
+    case IA32_EFER: return write_efer(cpu, val);
     case IA32_PAT:
         if (!memory_types_ok(val, true))
             return false;
@@ -274,11 +297,8 @@ bool msr_write(struct cpu *cpu, uint32_t msr, uint64_t val)
             return false;
         cpu->mtrr_def_type = val;
         return true;
-    case IA32_MISC_ENABLE:
-        cpu->misc_enable = val;
-        return true;
-    case IA32_XSS: /* no supervisor component exists */
-        return has(cpu, X86_XSAVES) && val == 0;
+    case IA32_MISC_ENABLE: cpu->misc_enable = val; return true;
+    case IA32_XSS: /* no supervisor component exists */ return has(cpu, X86_XSAVES) && val == 0;
     case IA32_MCG_STATUS:
         if (val & ~UINT64_C(7))
             return false;
@@ -289,21 +309,17 @@ bool msr_write(struct cpu *cpu, uint32_t msr, uint64_t val)
             return false;
         cpu->spec_ctrl = val;
         return true;
-    case IA32_PRED_CMD:
-        return cpu->cpuid && (cpu->cpuid->words[CPUID_7_EDX] >> 26 & 1) && !(val & ~UINT64_C(1));
+    case IA32_PRED_CMD: return cpu->cpuid && (cpu->cpuid->words[CPUID_7_EDX] >> 26 & 1) && !(val & ~UINT64_C(1));
     case IA32_BIOS_SIGN_ID:   /* written with 0 before CPUID loads the revision */
     case IA32_BIOS_UPDT_TRIG: /* a microcode update: nothing to update */
     case IA32_DEBUGCTL:       /* no branch trace, no last-branch records */
-    case MISC_FEATURES_ENABLES:
-        return true;
+    case MISC_FEATURES_ENABLES: return true;
     case IA32_MTRRCAP:
     case IA32_MCG_CAP:
     case IA32_ARCH_CAPABILITIES:
     case IA32_FEATURE_CONTROL:
     case MSR_PLATFORM_INFO:
-    case IA32_PLATFORM_ID:
-        return false;
-    default:
-        return amd_msr(cpu, msr) || unknown(cpu, msr, "writes");
+    case IA32_PLATFORM_ID: return false;
+    default: return amd_msr(cpu, msr) || unknown(cpu, msr, "writes");
     }
 }

@@ -180,10 +180,7 @@ static uint64_t stack_mask(const struct cpu *cpu)
     return cpu_code64(cpu) ? ~UINT64_C(0) : cpu->mode & MODE_STACK32 ? 0xffffffff : 0xffff;
 }
 
-uint64_t cpu_stack_top(struct cpu *cpu, int64_t delta)
-{
-    return (cpu->reg[RSP] + (uint64_t)delta) & stack_mask(cpu);
-}
+uint64_t cpu_stack_top(struct cpu *cpu, int64_t delta) { return (cpu->reg[RSP] + (uint64_t)delta) & stack_mask(cpu); }
 
 void cpu_set_stack(struct cpu *cpu, uint64_t sp)
 {
@@ -261,8 +258,11 @@ void far_stack_new(struct cpu *cpu, struct far_stack *st, uint16_t ss, uint64_t 
     if (!(attr & SEG_P))
         cpu_raise(cpu, EXC_SS, SEL_ERROR(ss));
     desc_touch(cpu, at, &raw);
-    *st = (struct far_stack){.ss = desc_segment(ss, raw), .sp = sp, .mask = attr & SEG_DB ? 0xffffffff : 0xffff,
-                             .access = MMU_STACK | (cpl == 3 ? 0 : MMU_SYSTEM), .error = SEL_ERROR(ss)};
+    *st = (struct far_stack){.ss = desc_segment(ss, raw),
+                             .sp = sp,
+                             .mask = attr & SEG_DB ? 0xffffffff : 0xffff,
+                             .access = MMU_STACK | (cpl == 3 ? 0 : MMU_SYSTEM),
+                             .error = SEL_ERROR(ss)};
 }
 
 void tss_stack(struct cpu *cpu, unsigned cpl, uint16_t *ss, uint32_t *esp)

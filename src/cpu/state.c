@@ -10,10 +10,7 @@
 #include "cpu/mmu.h"
 #include "os/clock.h"
 
-uint64_t cpu_tsc(const struct cpu *cpu)
-{
-    return os_clock_ns() + (uint64_t)cpu->tsc_offset;
-}
+uint64_t cpu_tsc(const struct cpu *cpu) { return os_clock_ns() + (uint64_t)cpu->tsc_offset; }
 
 static bool flat(const struct x86_segment *s)
 {
@@ -21,10 +18,7 @@ static bool flat(const struct x86_segment *s)
 }
 
 /* Flat and writable: an expand-down segment has no limit of 4 GiB - 1 that is worth a fast path. */
-static bool flat_data(const struct x86_segment *s)
-{
-    return flat(s) && (s->attr & (SEG_S | 14)) == (SEG_S | 2);
-}
+static bool flat_data(const struct x86_segment *s) { return flat(s) && (s->attr & (SEG_S | 14)) == (SEG_S | 2); }
 
 void cpu_mode_changed(struct cpu *cpu)
 {

@@ -15,10 +15,7 @@
 
 #include "cpu/exc.h"
 
-static struct tlb_entry *flat(struct mmu *m)
-{
-    return &m->sets[0].r[0];
-}
+static struct tlb_entry *flat(struct mmu *m) { return &m->sets[0].r[0]; }
 
 /*
  * An empty entry of slot i names a page that lives in another slot, so that no
@@ -79,14 +76,8 @@ static bool page_watched(const struct mmu *m, uint64_t lin)
     return false;
 }
 
-static unsigned large_bit_2m(uint64_t lin)
-{
-    return (unsigned)(lin >> 21 & 1023) | (unsigned)(lin >> 63) << 10;
-}
-static unsigned large_bit_1g(uint64_t lin)
-{
-    return (unsigned)(lin >> 30 & 31) | (unsigned)(lin >> 63) << 5;
-}
+static unsigned large_bit_2m(uint64_t lin) { return (unsigned)(lin >> 21 & 1023) | (unsigned)(lin >> 63) << 10; }
+static unsigned large_bit_1g(uint64_t lin) { return (unsigned)(lin >> 30 & 31) | (unsigned)(lin >> 63) << 5; }
 
 static void note_large(struct mmu *m, uint64_t lin, unsigned shift)
 {
@@ -140,7 +131,8 @@ uint64_t mmu_fetch(struct cpu *cpu, uint64_t lin)
         cpu_page_fault(cpu, lin, x.pfec);
     if (x.shift > 12)
         note_large(m, lin, x.shift);
-    *e = (struct itlb_entry){.key = key, .gpa = x.gpa & ~UINT64_C(0xfff), .gen = m->itlb_gen[x.global], .global = x.global};
+    *e = (struct itlb_entry){
+        .key = key, .gpa = x.gpa & ~UINT64_C(0xfff), .gen = m->itlb_gen[x.global], .global = x.global};
     return x.gpa;
 }
 

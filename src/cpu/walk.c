@@ -47,7 +47,8 @@ static uint64_t load_entry(struct mmu *m, struct walk *w, uint64_t gpa, unsigned
     void *p = r->host + (gpa - r->gpa);
     if (LIKELY(!r->readonly))
         s->host = p;
-    s->val = size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED) : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
+    s->val = size == 8 ? __atomic_load_n((uint64_t *)p, __ATOMIC_RELAXED)
+                       : __atomic_load_n((uint32_t *)p, __ATOMIC_RELAXED);
     return s->val;
 }
 
@@ -135,7 +136,8 @@ static bool set_accessed(struct cpu *cpu, struct walk *w, unsigned size, bool wr
             continue;
         if (size == 8) {
             uint64_t old = s->val;
-            if (!__atomic_compare_exchange_n((uint64_t *)s->host, &old, want, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+            if (!__atomic_compare_exchange_n((uint64_t *)s->host, &old, want, false, __ATOMIC_SEQ_CST,
+                                             __ATOMIC_RELAXED))
                 return false;
         } else {
             uint32_t old = (uint32_t)s->val;
@@ -237,7 +239,8 @@ bool mmu_peek(struct cpu *cpu, uint64_t lin, uint64_t *gpa)
     struct walk w = {.all = ~UINT64_C(0)};
     if (!(cpu->cr0 & CR0_PG))
         w.gpa = lin;
-    else if (cpu->long_mode || (cpu->cr4 & CR4_PAE) ? walk_64(cpu, mmu_of(cpu), lin, &w) : walk_32(cpu, mmu_of(cpu), lin, &w))
+    else if (cpu->long_mode || (cpu->cr4 & CR4_PAE) ? walk_64(cpu, mmu_of(cpu), lin, &w)
+                                                    : walk_32(cpu, mmu_of(cpu), lin, &w))
         return false;
     *gpa = w.gpa;
     return true;

@@ -29,7 +29,7 @@
 static void host_leaf(uint32_t leaf, uint32_t sub, uint32_t r[4])
 {
     memset(r, 0, 16);
-    if (leaf <= __get_cpuid_max(leaf & 0x80000000, NULL))
+    if (leaf <= (uint32_t)__get_cpuid_max(leaf & 0x80000000, NULL))
         __cpuid_count(leaf, sub, r[0], r[1], r[2], r[3]);
 }
 #endif
@@ -71,9 +71,13 @@ static void add(struct cpuid_table *t, uint32_t leaf, int sub, uint32_t eax, uin
 {
     if (t->nleaves == CPUID_MAX_LEAVES)
         return;
-    t->leaf[t->nleaves++] = (struct cpuid_leaf){
-        .leaf = leaf, .subleaf = sub < 0 ? 0 : (uint32_t)sub, .has_subleaf = sub >= 0,
-        .eax = eax, .ebx = ebx, .ecx = ecx, .edx = edx};
+    t->leaf[t->nleaves++] = (struct cpuid_leaf){.leaf = leaf,
+                                                .subleaf = sub < 0 ? 0 : (uint32_t)sub,
+                                                .has_subleaf = sub >= 0,
+                                                .eax = eax,
+                                                .ebx = ebx,
+                                                .ecx = ecx,
+                                                .edx = edx};
 }
 
 static unsigned bits_for(unsigned n)
@@ -155,7 +159,10 @@ static void add_caches(struct cpuid_table *t, const struct identity *id)
     const struct cpuid_topology *top = &t->topology;
     unsigned package = top->cores * top->threads;
     const struct cache caches[] = {
-        {1, 1, 32, 8, top->threads}, {1, 2, 32, 8, top->threads}, {2, 3, 1024, 16, top->threads}, {3, 3, 16384, 16, package},
+        {1, 1, 32, 8, top->threads},
+        {1, 2, 32, 8, top->threads},
+        {2, 3, 1024, 16, top->threads},
+        {3, 3, 16384, 16, package},
     };
     uint32_t leaf = id->amd ? 0x8000001d : 4;
     for (unsigned i = 0; i < 4; i++)
@@ -239,7 +246,7 @@ static void add_extended(struct cpuid_table *t, const struct identity *id)
     t->max_ext_leaf = id->amd ? 0x8000001e : 0x80000008;
     uint32_t edx = w[CPUID_80000001_EDX], ecx = w[CPUID_80000001_ECX];
     if (id->amd) {
-        edx |= w[CPUID_1_EDX] & 0x0183f3ff; /* AMD repeats leaf 1 here */
+        edx |= w[CPUID_1_EDX] & 0x0183f3ff;      /* AMD repeats leaf 1 here */
         ecx |= 1u << 22 | (package > 1 ? 2 : 0); /* topology extensions, CmpLegacy */
         add(t, 0x80000000, -1, t->max_ext_leaf, word_at(id->vendor, 0), word_at(id->vendor, 8), word_at(id->vendor, 4));
     } else {
@@ -247,8 +254,8 @@ static void add_extended(struct cpuid_table *t, const struct identity *id)
     }
     add(t, 0x80000001, -1, id->amd ? id->signature : 0, 0, ecx, edx);
     for (unsigned i = 0; i < 3; i++)
-        add(t, 0x80000002 + i, -1, word_at(id->brand, 16 * i), word_at(id->brand, 16 * i + 4), word_at(id->brand, 16 * i + 8),
-            word_at(id->brand, 16 * i + 12));
+        add(t, 0x80000002 + i, -1, word_at(id->brand, 16 * i), word_at(id->brand, 16 * i + 4),
+            word_at(id->brand, 16 * i + 8), word_at(id->brand, 16 * i + 12));
     if (id->amd)
         add(t, 0x80000005, -1, 0, 0, 32u << 24 | 8 << 16 | 1 << 8 | 64, 32u << 24 | 8 << 16 | 1 << 8 | 64);
     add(t, 0x80000006, -1, 0, 0, 1024u << 16 | 8 << 12 | 64, id->amd ? 32u << 18 | 8 << 12 | 64 : 0);
@@ -281,7 +288,8 @@ int cpuid_build(struct cpuid_table *t, const char *model, const uint32_t offered
     t->phys_bits = id.phys_bits;
     add_basic(t, &id, tsc_hz, apic_hz);
     if (cpuid_has(t, X86_HYPERVISOR)) {
-        add(t, 0x40000000, -1, 0x40000010, word_at("xhyvexhyveVM", 0), word_at("xhyvexhyveVM", 4), word_at("xhyvexhyveVM", 8));
+        add(t, 0x40000000, -1, 0x40000010, word_at("xhyvexhyveVM", 0), word_at("xhyvexhyveVM", 4),
+            word_at("xhyvexhyveVM", 8));
         add(t, 0x40000010, -1, (uint32_t)(tsc_hz / 1000), (uint32_t)(apic_hz / 1000), 0, 0);
     }
     add_extended(t, &id);
@@ -289,12 +297,10 @@ int cpuid_build(struct cpuid_table *t, const char *model, const uint32_t offered
 }
 
 /* The bytes of an XSAVE image with the components of xcr0. */
-static uint32_t xsave_size(uint64_t components)
-{
-    return XSAVE_LEGACY + (components & 4 ? XSAVE_YMM : 0);
-}
+static uint32_t xsave_size(uint64_t components) { return XSAVE_LEGACY + (components & 4 ? XSAVE_YMM : 0); }
 
-static void adjust(const struct cpuid_table *t, const struct cpuid_view *v, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+static void adjust(const struct cpuid_table *t, const struct cpuid_view *v, uint32_t leaf, uint32_t subleaf,
+                   uint32_t r[4])
 {
     switch (leaf) {
     case 1:
@@ -324,12 +330,12 @@ static void adjust(const struct cpuid_table *t, const struct cpuid_view *v, uint
         r[1] |= v->apic_id >> bits_for(t->topology.threads);
         r[2] = v->apic_id >> bits_for(t->topology.threads * t->topology.cores);
         break;
-    default:
-        break;
+    default: break;
     }
 }
 
-void cpuid_query(const struct cpuid_table *t, const struct cpuid_view *v, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+void cpuid_query(const struct cpuid_table *t, const struct cpuid_view *v, uint32_t leaf, uint32_t subleaf,
+                 uint32_t out[4])
 {
     memset(out, 0, 16);
     for (unsigned i = 0; i < t->nleaves; i++) {

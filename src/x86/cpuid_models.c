@@ -13,19 +13,65 @@ static const struct {
     const char *name;
     uint16_t feature;
 } names[] = {
-    {"tsc", X86_TSC}, {"cx8", X86_CX8}, {"sep", X86_SEP}, {"cmov", X86_CMOV}, {"clflush", X86_CLFLUSH}, {"mmx", X86_MMX},
-    {"fxsr", X86_FXSR}, {"sse", X86_SSE}, {"sse2", X86_SSE2}, {"sse3", X86_SSE3}, {"pclmulqdq", X86_PCLMULQDQ},
-    {"monitor", X86_MONITOR}, {"ssse3", X86_SSSE3}, {"fma", X86_FMA}, {"cx16", X86_CX16}, {"pcid", X86_PCID},
-    {"sse4_1", X86_SSE4_1}, {"sse4_2", X86_SSE4_2}, {"x2apic", X86_X2APIC}, {"movbe", X86_MOVBE}, {"popcnt", X86_POPCNT},
-    {"tsc_deadline_timer", X86_TSC_DEADLINE}, {"aes", X86_AES}, {"xsave", X86_XSAVE}, {"avx", X86_AVX},
-    {"f16c", X86_F16C}, {"rdrand", X86_RDRAND}, {"hypervisor", X86_HYPERVISOR}, {"fsgsbase", X86_FSGSBASE},
-    {"tsc_adjust", X86_TSC_ADJUST}, {"bmi1", X86_BMI1}, {"avx2", X86_AVX2}, {"smep", X86_SMEP}, {"bmi2", X86_BMI2},
-    {"erms", X86_ERMS}, {"invpcid", X86_INVPCID}, {"rdseed", X86_RDSEED}, {"adx", X86_ADX}, {"smap", X86_SMAP},
-    {"clflushopt", X86_CLFLUSHOPT}, {"clwb", X86_CLWB}, {"sha_ni", X86_SHA}, {"umip", X86_UMIP}, {"rdpid", X86_RDPID},
-    {"fsrm", X86_FSRM}, {"arch_capabilities", X86_ARCH_CAPABILITIES}, {"syscall", X86_SYSCALL}, {"nx", X86_NX},
-    {"pdpe1gb", X86_PDPE1GB}, {"rdtscp", X86_RDTSCP}, {"lm", X86_LM}, {"lahf_lm", X86_LAHF_LM}, {"abm", X86_ABM},
-    {"3dnowprefetch", X86_PREFETCHW}, {"xsaveopt", X86_XSAVEOPT}, {"xsavec", X86_XSAVEC}, {"xgetbv1", X86_XGETBV1},
-    {"xsaves", X86_XSAVES}, {"arat", X86_ARAT},
+    {"tsc", X86_TSC},
+    {"cx8", X86_CX8},
+    {"sep", X86_SEP},
+    {"cmov", X86_CMOV},
+    {"clflush", X86_CLFLUSH},
+    {"mmx", X86_MMX},
+    {"fxsr", X86_FXSR},
+    {"sse", X86_SSE},
+    {"sse2", X86_SSE2},
+    {"sse3", X86_SSE3},
+    {"pclmulqdq", X86_PCLMULQDQ},
+    {"monitor", X86_MONITOR},
+    {"ssse3", X86_SSSE3},
+    {"fma", X86_FMA},
+    {"cx16", X86_CX16},
+    {"pcid", X86_PCID},
+    {"sse4_1", X86_SSE4_1},
+    {"sse4_2", X86_SSE4_2},
+    {"x2apic", X86_X2APIC},
+    {"movbe", X86_MOVBE},
+    {"popcnt", X86_POPCNT},
+    {"tsc_deadline_timer", X86_TSC_DEADLINE},
+    {"aes", X86_AES},
+    {"xsave", X86_XSAVE},
+    {"avx", X86_AVX},
+    {"f16c", X86_F16C},
+    {"rdrand", X86_RDRAND},
+    {"hypervisor", X86_HYPERVISOR},
+    {"fsgsbase", X86_FSGSBASE},
+    {"tsc_adjust", X86_TSC_ADJUST},
+    {"bmi1", X86_BMI1},
+    {"avx2", X86_AVX2},
+    {"smep", X86_SMEP},
+    {"bmi2", X86_BMI2},
+    {"erms", X86_ERMS},
+    {"invpcid", X86_INVPCID},
+    {"rdseed", X86_RDSEED},
+    {"adx", X86_ADX},
+    {"smap", X86_SMAP},
+    {"clflushopt", X86_CLFLUSHOPT},
+    {"clwb", X86_CLWB},
+    {"sha_ni", X86_SHA},
+    {"umip", X86_UMIP},
+    {"rdpid", X86_RDPID},
+    {"fsrm", X86_FSRM},
+    {"arch_capabilities", X86_ARCH_CAPABILITIES},
+    {"syscall", X86_SYSCALL},
+    {"nx", X86_NX},
+    {"pdpe1gb", X86_PDPE1GB},
+    {"rdtscp", X86_RDTSCP},
+    {"lm", X86_LM},
+    {"lahf_lm", X86_LAHF_LM},
+    {"abm", X86_ABM},
+    {"3dnowprefetch", X86_PREFETCHW},
+    {"xsaveopt", X86_XSAVEOPT},
+    {"xsavec", X86_XSAVEC},
+    {"xgetbv1", X86_XGETBV1},
+    {"xsaves", X86_XSAVES},
+    {"arat", X86_ARAT},
 };
 #define NNAMES (sizeof names / sizeof names[0])
 
@@ -36,9 +82,33 @@ static const uint16_t v3[] = {X86_AVX, X86_AVX2, X86_BMI1, X86_BMI2, X86_F16C, X
 
 /* What programs may not count on at a level, but an operating system wants: offered with every model where it exists. */
 static const uint16_t for_systems[] = {
-    X86_TSC, X86_SEP, X86_CLFLUSH, X86_PCID, X86_X2APIC, X86_TSC_DEADLINE, X86_HYPERVISOR, X86_FSGSBASE, X86_TSC_ADJUST,
-    X86_SMEP, X86_ERMS, X86_INVPCID, X86_SMAP, X86_UMIP, X86_RDPID, X86_FSRM, X86_ARCH_CAPABILITIES, X86_NX, X86_PDPE1GB,
-    X86_RDTSCP, X86_PREFETCHW, X86_RDRAND, X86_RDSEED, X86_CLFLUSHOPT, X86_CLWB, X86_ARAT, X86_SOFT,
+    X86_TSC,
+    X86_SEP,
+    X86_CLFLUSH,
+    X86_PCID,
+    X86_X2APIC,
+    X86_TSC_DEADLINE,
+    X86_HYPERVISOR,
+    X86_FSGSBASE,
+    X86_TSC_ADJUST,
+    X86_SMEP,
+    X86_ERMS,
+    X86_INVPCID,
+    X86_SMAP,
+    X86_UMIP,
+    X86_RDPID,
+    X86_FSRM,
+    X86_ARCH_CAPABILITIES,
+    X86_NX,
+    X86_PDPE1GB,
+    X86_RDTSCP,
+    X86_PREFETCHW,
+    X86_RDRAND,
+    X86_RDSEED,
+    X86_CLFLUSHOPT,
+    X86_CLWB,
+    X86_ARAT,
+    X86_SOFT,
 };
 static const uint16_t for_systems_v3[] = {X86_XSAVEOPT, X86_XSAVEC, X86_XGETBV1, X86_XSAVES};
 
@@ -55,7 +125,8 @@ const char *cpuid_feature_name(enum x86_feature f)
 }
 
 /* One list of a level. -EINVAL names the first feature that is not offered. */
-static int add_all(uint32_t *w, const uint32_t *offered, const uint16_t *list, size_t n, const char *model, char *why, size_t whylen)
+static int add_all(uint32_t *w, const uint32_t *offered, const uint16_t *list, size_t n, const char *model, char *why,
+                   size_t whylen)
 {
     for (size_t i = 0; i < n; i++) {
         if (!word_has(offered, list[i])) {
@@ -131,11 +202,11 @@ static int one_change(uint32_t *w, const uint32_t *offered, const char *item, ch
 static void drop_orphans(uint32_t *w)
 {
     static const uint16_t needs[][2] = {
-        {X86_SSE2, X86_SSE}, {X86_SSE3, X86_SSE2}, {X86_SSSE3, X86_SSE3}, {X86_SSE4_1, X86_SSSE3},
-        {X86_SSE4_2, X86_SSE4_1}, {X86_PCLMULQDQ, X86_SSE2}, {X86_AES, X86_SSE2}, {X86_SHA, X86_SSE2},
-        {X86_AVX, X86_XSAVE}, {X86_AVX, X86_SSE4_2}, {X86_XSAVEOPT, X86_XSAVE}, {X86_XSAVEC, X86_XSAVE},
-        {X86_XGETBV1, X86_XSAVE}, {X86_XSAVES, X86_XSAVEC}, {X86_AVX2, X86_AVX}, {X86_FMA, X86_AVX}, {X86_F16C, X86_AVX},
-        {X86_INVPCID, X86_PCID},
+        {X86_SSE2, X86_SSE},      {X86_SSE3, X86_SSE2},      {X86_SSSE3, X86_SSE3},     {X86_SSE4_1, X86_SSSE3},
+        {X86_SSE4_2, X86_SSE4_1}, {X86_PCLMULQDQ, X86_SSE2}, {X86_AES, X86_SSE2},       {X86_SHA, X86_SSE2},
+        {X86_AVX, X86_XSAVE},     {X86_AVX, X86_SSE4_2},     {X86_XSAVEOPT, X86_XSAVE}, {X86_XSAVEC, X86_XSAVE},
+        {X86_XGETBV1, X86_XSAVE}, {X86_XSAVES, X86_XSAVEC},  {X86_AVX2, X86_AVX},       {X86_FMA, X86_AVX},
+        {X86_F16C, X86_AVX},      {X86_INVPCID, X86_PCID},
     };
     for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++)
         if (!word_has(w, needs[i][1]))

@@ -7,7 +7,7 @@
 
 #include "util/bytes.h"
 
-#define ACCESSED_DATA (SEG_P | SEG_S | 3) /* read/write, accessed */
+#define ACCESSED_DATA (SEG_P | SEG_S | 3)  /* read/write, accessed */
 #define ACCESSED_CODE (SEG_P | SEG_S | 11) /* execute/read, accessed */
 
 void x86_state_reset(struct x86_state *s, bool bsp)

@@ -43,10 +43,13 @@ static void test_models(void **state)
     assert_int_equal(build(&t, NULL), 0);
     assert_true(cpuid_has(&t, X86_AVX2) && cpuid_has(&t, X86_LM) && cpuid_has(&t, X86_SHA));
     assert_int_equal(build(&t, "x86-64-v2"), 0);
-    assert_true(cpuid_has(&t, X86_SSE4_2) && cpuid_has(&t, X86_POPCNT) && cpuid_has(&t, X86_NX) && cpuid_has(&t, X86_SMAP));
-    assert_false(cpuid_has(&t, X86_AVX) || cpuid_has(&t, X86_BMI1) || cpuid_has(&t, X86_XSAVE) || cpuid_has(&t, X86_AES));
+    assert_true(cpuid_has(&t, X86_SSE4_2) && cpuid_has(&t, X86_POPCNT) && cpuid_has(&t, X86_NX) &&
+                cpuid_has(&t, X86_SMAP));
+    assert_false(cpuid_has(&t, X86_AVX) || cpuid_has(&t, X86_BMI1) || cpuid_has(&t, X86_XSAVE) ||
+                 cpuid_has(&t, X86_AES));
     assert_int_equal(build(&t, "x86-64-v3"), 0);
-    assert_true(cpuid_has(&t, X86_AVX2) && cpuid_has(&t, X86_BMI2) && cpuid_has(&t, X86_MOVBE) && cpuid_has(&t, X86_XSAVEOPT));
+    assert_true(cpuid_has(&t, X86_AVX2) && cpuid_has(&t, X86_BMI2) && cpuid_has(&t, X86_MOVBE) &&
+                cpuid_has(&t, X86_XSAVEOPT));
     assert_false(cpuid_has(&t, X86_SHA));
     assert_int_not_equal(build(&t, "pentium"), 0);
     assert_non_null(strstr(why, "pentium"));
@@ -188,8 +191,8 @@ static void test_topology(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_models, setup),   cmocka_unit_test_setup(test_missing, setup),
-        cmocka_unit_test_setup(test_changes, setup),  cmocka_unit_test_setup(test_leaves, setup),
+        cmocka_unit_test_setup(test_models, setup),      cmocka_unit_test_setup(test_missing, setup),
+        cmocka_unit_test_setup(test_changes, setup),     cmocka_unit_test_setup(test_leaves, setup),
         cmocka_unit_test_setup(test_xsave_sizes, setup), cmocka_unit_test_setup(test_topology, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,7 +31,10 @@ static uint64_t device_read(void *dev, uint64_t off, unsigned size)
     memcpy(&v, (uint8_t *)dev + off, size);
     return v;
 }
-static void device_write(void *dev, uint64_t off, unsigned size, uint64_t val) { memcpy((uint8_t *)dev + off, &val, size); }
+static void device_write(void *dev, uint64_t off, unsigned size, uint64_t val)
+{
+    memcpy((uint8_t *)dev + off, &val, size);
+}
 static const struct io_ops device_ops = {device_read, device_write, 0};
 
 static int setup(void **state)
@@ -40,7 +43,9 @@ static int setup(void **state)
     const struct mem_options options = {0};
     assert_int_equal(vm_new(&vm, "mmu", 1, RAM, &options), 0);
     assert_int_equal(
-        bus_add(vm->mmio, &(struct io_range){.base = 0xe0000000, .len = 64, .ops = &device_ops, .dev = device, .name = "d"}), 0);
+        bus_add(vm->mmio,
+                &(struct io_range){.base = 0xe0000000, .len = 64, .ops = &device_ops, .dev = device, .name = "d"}),
+        0);
     cpu = aligned_alloc(64, (sizeof *cpu + 63) & ~(size_t)63);
     memset(cpu, 0, sizeof *cpu);
     cpu->vcpu = vm->vcpu[0];
@@ -102,7 +107,8 @@ static void test_empty_entries(void **state)
 {
     (void)state;
     /* No address may hit an empty TLB: all slots, all sizes, both ends of a page, around zero and the canonical hole. */
-    static const uint64_t bases[] = {0, 0x400000, 0x7fffffc00000, 0xffff800000000000, 0xffffffffffc00000, 1ull << 63, 0x800000000000};
+    static const uint64_t bases[] = {0,          0x400000,      0x7fffffc00000, 0xffff800000000000, 0xffffffffffc00000,
+                                     1ull << 63, 0x800000000000};
     for (unsigned b = 0; b < sizeof bases / sizeof bases[0]; b++)
         for (uint64_t page = 0; page < 2 * TLB_ENTRIES; page++)
             for (unsigned size = 1; size <= 64; size *= 2)
@@ -217,8 +223,8 @@ static void random_walks(unsigned levels)
     for (unsigned round = 0; round < 20000; round++) {
         bool user = rnd() & 1, write = rnd() & 1, fetch = !write && (rnd() & 1), ac = rnd() & 1;
         cpu->cr0 = CR0_PE | CR0_PG | (rnd() & 1 ? CR0_WP : 0);
-        cpu->cr4 = (levels > 2 ? CR4_PAE : 0) | (rnd() & 1 ? CR4_SMEP : 0) | (rnd() & 1 ? CR4_SMAP : 0) | (rnd() & 1 ? CR4_PSE : 0) |
-                   (rnd() & 1 ? CR4_PGE : 0);
+        cpu->cr4 = (levels > 2 ? CR4_PAE : 0) | (rnd() & 1 ? CR4_SMEP : 0) | (rnd() & 1 ? CR4_SMAP : 0) |
+                   (rnd() & 1 ? CR4_PSE : 0) | (rnd() & 1 ? CR4_PGE : 0);
         cpu->efer = (levels == 4 ? EFER_LME | EFER_LMA : 0) | (rnd() & 1 ? EFER_NXE : 0);
         cpu->seg[SEG_CS].attr = SEG_P | SEG_S | 11 | (levels == 4 ? SEG_L : SEG_DB);
         cpu->eflags = RFL_FIXED | (ac ? RFL_AC : 0);
@@ -272,9 +278,21 @@ static void random_walks(unsigned levels)
     }
     cpu->eflags = RFL_FIXED;
 }
-static void test_walk_long(void **state) { (void)state; random_walks(4); }
-static void test_walk_pae(void **state) { (void)state; random_walks(3); }
-static void test_walk_legacy(void **state) { (void)state; random_walks(2); }
+static void test_walk_long(void **state)
+{
+    (void)state;
+    random_walks(4);
+}
+static void test_walk_pae(void **state)
+{
+    (void)state;
+    random_walks(3);
+}
+static void test_walk_legacy(void **state)
+{
+    (void)state;
+    random_walks(2);
+}
 
 static void test_dirty(void **state)
 {
@@ -518,8 +536,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_empty_entries), T(test_walk_long), T(test_walk_pae), T(test_walk_legacy), T(test_dirty), T(test_flush),
-        T(test_large_pieces), T(test_sets), T(test_devices), T(test_crossing), T(test_watch), T(test_alignment), T(test_pdptes),
+        T(test_empty_entries), T(test_walk_long),    T(test_walk_pae), T(test_walk_legacy), T(test_dirty),
+        T(test_flush),         T(test_large_pieces), T(test_sets),     T(test_devices),     T(test_crossing),
+        T(test_watch),         T(test_alignment),    T(test_pdptes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,8 @@
 struct target {
     uint16_t sel;
     uint64_t off;
-    unsigned size;  /* of what CALL pushes */
-    uint64_t next;  /* return address */
+    unsigned size; /* of what CALL pushes */
+    uint64_t next; /* return address */
     bool call;
 };
 
@@ -46,7 +46,8 @@ static const struct op *far_real(struct cpu *cpu, const struct target *t)
 }
 
 /* To a code segment of the same privilege, directly or through a gate. */
-static const struct op *far_same(struct cpu *cpu, const struct target *t, struct x86_segment *cs, uint64_t at, uint64_t raw)
+static const struct op *far_same(struct cpu *cpu, const struct target *t, struct x86_segment *cs, uint64_t at,
+                                 uint64_t raw)
 {
     check_target(cpu, cs, t->off);
     if (t->call) {
@@ -75,7 +76,9 @@ static const struct op *call_inner(struct cpu *cpu, const struct target *t, stru
     unsigned cpl = attr_dpl(cs->attr);
     struct far_stack st;
     if (cpu->long_mode) {
-        st = (struct far_stack){.ss = null_segment((uint16_t)cpl), .sp = tss_stack64(cpu, cpl), .mask = ~UINT64_C(0),
+        st = (struct far_stack){.ss = null_segment((uint16_t)cpl),
+                                .sp = tss_stack64(cpu, cpl),
+                                .mask = ~UINT64_C(0),
                                 .access = MMU_STACK | MMU_SYSTEM};
     } else {
         uint16_t ss;
@@ -183,8 +186,11 @@ static const struct op *far_branch(struct cpu *cpu, struct target *t)
 static const struct op *by_pointer(struct cpu *cpu, const struct op *op, bool call)
 {
     unsigned size = OP_SIZE(op);
-    struct target t = {.sel = (uint16_t)op->disp, .off = op->imm & (size == 2 ? 0xffff : 0xffffffff), .size = size,
-                       .next = cpu_next_rip(cpu, op), .call = call};
+    struct target t = {.sel = (uint16_t)op->disp,
+                       .off = op->imm & (size == 2 ? 0xffff : 0xffffffff),
+                       .size = size,
+                       .next = cpu_next_rip(cpu, op),
+                       .call = call};
     return far_branch(cpu, &t);
 }
 /* m16:16, m16:32, m16:64 */
@@ -202,7 +208,10 @@ HANDLER(jmp_m) { return by_memory(cpu, op, false); }
 HANDLER(call_p) { return by_pointer(cpu, op, true); }
 HANDLER(call_m) { return by_memory(cpu, op, true); }
 
-#define WIDE(fn) {NULL, fn, fn, fn}
+#define WIDE(fn)                                                                                                       \
+    {                                                                                                                  \
+        NULL, fn, fn, fn                                                                                               \
+    }
 static const struct form rows[] = {
     {ZYDIS_MNEMONIC_JMP, PAT_FAR_P, FORM_END | FORM_NO64 | FORM_NOFUZZ, 0, WIDE(jmp_p)},
     {ZYDIS_MNEMONIC_JMP, PAT_FAR_M, FORM_END | FORM_NOFUZZ, 0, WIDE(jmp_m)},

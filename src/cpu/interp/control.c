@@ -5,8 +5,7 @@
 #include "core/vcpu.h"
 #include "cpu/interp/priv.h"
 
-#define CR0_BITS                                                                                                       \
-    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define CR0_BITS (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define DR6_FIXED 0xffff0ff0u
 #define DR6_BD (1u << 13)
 #define DR7_GD (1u << 13)
@@ -57,8 +56,8 @@ static uint64_t cr4_allowed(const struct cpu *cpu)
         uint32_t bit;
         enum x86_feature feature;
     } gated[] = {
-        {CR4_UMIP, X86_UMIP}, {CR4_FSGSBASE, X86_FSGSBASE}, {CR4_PCIDE, X86_PCID},
-        {CR4_OSXSAVE, X86_XSAVE}, {CR4_SMEP, X86_SMEP}, {CR4_SMAP, X86_SMAP},
+        {CR4_UMIP, X86_UMIP},     {CR4_FSGSBASE, X86_FSGSBASE}, {CR4_PCIDE, X86_PCID},
+        {CR4_OSXSAVE, X86_XSAVE}, {CR4_SMEP, X86_SMEP},         {CR4_SMAP, X86_SMAP},
     };
     uint64_t bits = CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
     for (unsigned i = 0; i < sizeof gated / sizeof gated[0]; i++)
@@ -102,26 +101,17 @@ HANDLER(mov_cr)
     require_cpl0(cpu);
     uint64_t val = reg_get(cpu, op->rm, cpu_code64(cpu) ? 8 : 4);
     switch (op->reg) {
-    case 0:
-        cr0_write(cpu, val);
-        break;
-    case 2:
-        cpu->cr2 = val;
-        break;
-    case 3:
-        cr3_write(cpu, val);
-        break;
-    case 4:
-        cr4_write(cpu, val);
-        break;
+    case 0: cr0_write(cpu, val); break;
+    case 2: cpu->cr2 = val; break;
+    case 3: cr3_write(cpu, val); break;
+    case 4: cr4_write(cpu, val); break;
     case 8:
         if (val >> 4)
             cpu_gp(cpu, 0);
         if (cpu->vcpu->intc)
             cpu->vcpu->intc->set_tpr(cpu->vcpu->intc_dev, (uint8_t)(val << 4));
         break;
-    default:
-        cpu_ud(cpu);
+    default: cpu_ud(cpu);
     }
     return cpu_resync(cpu, op);
 }

@@ -119,7 +119,8 @@ static struct x86_segment return_code(struct cpu *cpu, uint16_t sel)
     uint64_t at, raw = desc_fetch_or(cpu, sel, EXC_GP, &at);
     uint32_t attr = desc_attr(raw);
     unsigned rpl = SEL_RPL(sel);
-    if (!attr_is_code(attr) || rpl < cpu->cpl || (attr_is_conforming(attr) ? attr_dpl(attr) > rpl : attr_dpl(attr) != rpl))
+    if (!attr_is_code(attr) || rpl < cpu->cpl ||
+        (attr_is_conforming(attr) ? attr_dpl(attr) > rpl : attr_dpl(attr) != rpl))
         cpu_gp(cpu, SEL_ERROR(sel));
     if (cpu->long_mode && (attr & (SEG_L | SEG_DB)) == (SEG_L | SEG_DB))
         cpu_gp(cpu, SEL_ERROR(sel));
@@ -318,7 +319,10 @@ HANDLER(iret)
     if (size == 8) { /* the one that matters: at a go */
         uint64_t frame[5];
         mmu_read(cpu, cpu->reg[RSP], frame, sizeof frame, MMU_STACK);
-        r = (struct ret){.rip = frame[0], .cs = (uint16_t)frame[1], .rflags = (uint32_t)frame[2], .rsp = frame[3],
+        r = (struct ret){.rip = frame[0],
+                         .cs = (uint16_t)frame[1],
+                         .rflags = (uint32_t)frame[2],
+                         .rsp = frame[3],
                          .ss = (uint16_t)frame[4]};
         st.sp = cpu->reg[RSP] + 40;
         with_stack = true;
@@ -356,7 +360,10 @@ HANDLER(iret)
     return returned(cpu, r.rip);
 }
 
-#define WIDE(fn) {NULL, fn, fn, fn}
+#define WIDE(fn)                                                                                                       \
+    {                                                                                                                  \
+        NULL, fn, fn, fn                                                                                               \
+    }
 static const struct form rows[] = {
     {ZYDIS_MNEMONIC_SYSCALL, PAT_NONE, FORM_END | FORM_NOFUZZ, X86_SYSCALL, EVERY(syscall_insn)},
     {ZYDIS_MNEMONIC_SYSRET, PAT_NONE, FORM_END | FORM_NOFUZZ, X86_SYSCALL, EVERY(sysret)},

@@ -141,7 +141,10 @@ static const struct op *string(struct cpu *cpu, const struct op *op, bool input)
 HANDLER(ins) { return string(cpu, op, true); }
 HANDLER(outs) { return string(cpu, op, false); }
 
-#define IO_SIZES(fn) {fn, fn, fn, fn}
+#define IO_SIZES(fn)                                                                                                   \
+    {                                                                                                                  \
+        fn, fn, fn, fn                                                                                                 \
+    }
 static const struct form rows[] = {
     {ZYDIS_MNEMONIC_IN, PAT_R_I, FORM_NOFUZZ, 0, IO_SIZES(in_imm)},
     {ZYDIS_MNEMONIC_IN, PAT_R_R, FORM_NOFUZZ, 0, IO_SIZES(in_dx)},

@@ -7,7 +7,10 @@
 #include "util/bytes.h"
 
 /* The same handler for every operand size. */
-#define EVERY(fn) {fn, fn, fn, fn}
+#define EVERY(fn)                                                                                                      \
+    {                                                                                                                  \
+        fn, fn, fn, fn                                                                                                 \
+    }
 
 static inline void require_cpl0(struct cpu *cpu)
 {

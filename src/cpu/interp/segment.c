@@ -281,7 +281,10 @@ HANDLER(arpl_mr)
     return op + 1;
 }
 
-#define WIDE(fn) {NULL, fn, fn, fn}
+#define WIDE(fn)                                                                                                       \
+    {                                                                                                                  \
+        NULL, fn, fn, fn                                                                                               \
+    }
 static const struct form rows[] = {
     {ZYDIS_MNEMONIC_MOV, PAT_S_R, FORM_NOFUZZ, 0, EVERY(mov_sr)},
     {ZYDIS_MNEMONIC_MOV, PAT_S_M, FORM_NOFUZZ, 0, EVERY(mov_sm)},

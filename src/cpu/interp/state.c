@@ -152,10 +152,7 @@ static void require_xsave(struct cpu *cpu)
     require_ts_clear(cpu);
 }
 
-static uint64_t requested(const struct cpu *cpu)
-{
-    return (cpu->reg[RDX] << 32 | (uint32_t)cpu->reg[RAX]) & cpu->xcr0;
-}
+static uint64_t requested(const struct cpu *cpu) { return (cpu->reg[RDX] << 32 | (uint32_t)cpu->reg[RAX]) & cpu->xcr0; }
 
 /* Where YMM_Hi128 stands: it is the only extended component there is, so always at the same place. */
 static const struct op *xsave(struct cpu *cpu, const struct op *op, enum xsave_kind kind, bool wide)
@@ -288,32 +285,41 @@ static const struct op *store_mxcsr(struct cpu *cpu, const struct op *op)
     st32(cpu, op_linear(cpu, op, 4, MMU_WRITE), mxcsr_get(cpu));
     return op + 1;
 }
-HANDLER(ldmxcsr) { require_sse(cpu); return load_mxcsr(cpu, op); }
-HANDLER(stmxcsr) { require_sse(cpu); return store_mxcsr(cpu, op); }
-HANDLER(vldmxcsr) { require_avx(cpu); return load_mxcsr(cpu, op); }
-HANDLER(vstmxcsr) { require_avx(cpu); return store_mxcsr(cpu, op); }
+HANDLER(ldmxcsr)
+{
+    require_sse(cpu);
+    return load_mxcsr(cpu, op);
+}
+HANDLER(stmxcsr)
+{
+    require_sse(cpu);
+    return store_mxcsr(cpu, op);
+}
+HANDLER(vldmxcsr)
+{
+    require_avx(cpu);
+    return load_mxcsr(cpu, op);
+}
+HANDLER(vstmxcsr)
+{
+    require_avx(cpu);
+    return store_mxcsr(cpu, op);
+}
 
-#define ROW(name, feature, fn) {ZYDIS_MNEMONIC_##name, PAT_M, FORM_NOFUZZ, feature, EVERY(fn)}
+#define ROW(name, feature, fn)                                                                                         \
+    {                                                                                                                  \
+        ZYDIS_MNEMONIC_##name, PAT_M, FORM_NOFUZZ, feature, EVERY(fn)                                                  \
+    }
 static const struct form rows[] = {
-    ROW(FXSAVE, X86_FXSR, fxsave32),
-    ROW(FXSAVE64, X86_FXSR, fxsave64),
-    ROW(FXRSTOR, X86_FXSR, fxrstor32),
-    ROW(FXRSTOR64, X86_FXSR, fxrstor64),
-    ROW(XSAVE, X86_XSAVE, xsave32),
-    ROW(XSAVE64, X86_XSAVE, xsave64),
-    ROW(XSAVEOPT, X86_XSAVEOPT, xsaveopt32),
-    ROW(XSAVEOPT64, X86_XSAVEOPT, xsaveopt64),
-    ROW(XSAVEC, X86_XSAVEC, xsavec32),
-    ROW(XSAVEC64, X86_XSAVEC, xsavec64),
-    ROW(XSAVES, X86_XSAVES, xsaves32),
-    ROW(XSAVES64, X86_XSAVES, xsaves64),
-    ROW(XRSTOR, X86_XSAVE, xrstor32),
-    ROW(XRSTOR64, X86_XSAVE, xrstor64),
-    ROW(XRSTORS, X86_XSAVES, xrstors32),
-    ROW(XRSTORS64, X86_XSAVES, xrstors64),
-    ROW(LDMXCSR, X86_SSE, ldmxcsr),
-    ROW(STMXCSR, X86_SSE, stmxcsr),
-    ROW(VLDMXCSR, X86_AVX, vldmxcsr),
-    ROW(VSTMXCSR, X86_AVX, vstmxcsr),
+    ROW(FXSAVE, X86_FXSR, fxsave32),         ROW(FXSAVE64, X86_FXSR, fxsave64),
+    ROW(FXRSTOR, X86_FXSR, fxrstor32),       ROW(FXRSTOR64, X86_FXSR, fxrstor64),
+    ROW(XSAVE, X86_XSAVE, xsave32),          ROW(XSAVE64, X86_XSAVE, xsave64),
+    ROW(XSAVEOPT, X86_XSAVEOPT, xsaveopt32), ROW(XSAVEOPT64, X86_XSAVEOPT, xsaveopt64),
+    ROW(XSAVEC, X86_XSAVEC, xsavec32),       ROW(XSAVEC64, X86_XSAVEC, xsavec64),
+    ROW(XSAVES, X86_XSAVES, xsaves32),       ROW(XSAVES64, X86_XSAVES, xsaves64),
+    ROW(XRSTOR, X86_XSAVE, xrstor32),        ROW(XRSTOR64, X86_XSAVE, xrstor64),
+    ROW(XRSTORS, X86_XSAVES, xrstors32),     ROW(XRSTORS64, X86_XSAVES, xrstors64),
+    ROW(LDMXCSR, X86_SSE, ldmxcsr),          ROW(STMXCSR, X86_SSE, stmxcsr),
+    ROW(VLDMXCSR, X86_AVX, vldmxcsr),        ROW(VSTMXCSR, X86_AVX, vstmxcsr),
 };
 TABLE(forms_state, rows);

@@ -156,9 +156,11 @@ HANDLER(rdpid)
 HANDLER(cpuid)
 {
     uint32_t out[4] = {0};
-    struct cpuid_view view = {
-        .apic_id = cpu->vcpu->apic_id, .cr4 = cpu->cr4, .xcr0 = cpu->xcr0, .xss = cpu->xss,
-        .apic_enabled = cpu->vcpu->intc != NULL};
+    struct cpuid_view view = {.apic_id = cpu->vcpu->apic_id,
+                              .cr4 = cpu->cr4,
+                              .xcr0 = cpu->xcr0,
+                              .xss = cpu->xss,
+                              .apic_enabled = cpu->vcpu->intc != NULL};
     if (cpu->vcpu->intc) {
         uint64_t base;
         if (cpu->vcpu->intc->msr_read(cpu->vcpu->intc_dev, 0x1b, &base) == 0)
@@ -209,10 +211,7 @@ HANDLER(wrfsbase) { return write_base(cpu, op, SEG_FS); }
 HANDLER(wrgsbase) { return write_base(cpu, op, SEG_GS); }
 
 /* Which XCR0 bits CPUID offers: x87, SSE, and AVX where there is one. */
-static uint64_t xcr0_offered(const struct cpu *cpu)
-{
-    return !cpu->cpuid || cpuid_has(cpu->cpuid, X86_AVX) ? 7 : 3;
-}
+static uint64_t xcr0_offered(const struct cpu *cpu) { return !cpu->cpuid || cpuid_has(cpu->cpuid, X86_AVX) ? 7 : 3; }
 
 HANDLER(xgetbv)
 {
@@ -241,10 +240,21 @@ HANDLER(xsetbv)
 
 /* Encodings that CPUs without CET or MPX take for NOPs, and that programs use without asking. */
 HANDLER(nop) { return op + 1; }
-#define NOP(mnemonic) {ZYDIS_MNEMONIC_##mnemonic, PAT_ANY, 0, 0, EVERY(nop)}
+#define NOP(mnemonic)                                                                                                  \
+    {                                                                                                                  \
+        ZYDIS_MNEMONIC_##mnemonic, PAT_ANY, 0, 0, EVERY(nop)                                                           \
+    }
 
 static const struct form rows[] = {
-    NOP(RDSSPD), NOP(RDSSPQ), NOP(BNDCL), NOP(BNDCN), NOP(BNDCU), NOP(BNDLDX), NOP(BNDMK), NOP(BNDMOV), NOP(BNDSTX),
+    NOP(RDSSPD),
+    NOP(RDSSPQ),
+    NOP(BNDCL),
+    NOP(BNDCN),
+    NOP(BNDCU),
+    NOP(BNDLDX),
+    NOP(BNDMK),
+    NOP(BNDMOV),
+    NOP(BNDSTX),
     {ZYDIS_MNEMONIC_HLT, PAT_NONE, FORM_END | FORM_NOFUZZ, 0, EVERY(hlt)},
     {ZYDIS_MNEMONIC_CLI, PAT_NONE, FORM_NOFUZZ, 0, EVERY(cli)},
     {ZYDIS_MNEMONIC_STI, PAT_NONE, FORM_NOFUZZ, 0, EVERY(sti)},

@@ -18,10 +18,11 @@
         return v;                                                                                                      \
     }                                                                                                                  \
     static void write_dr##n(uint64_t v) { __asm__ volatile("mov %0, %%dr" #n : : "r"(v) : "memory"); }
-DR(0) DR(1) DR(6) DR(7)
+DR(0)
+DR(1) DR(6) DR(7)
 
-/* Each #DB is noted, and the program goes on. */
-static struct {
+    /* Each #DB is noted, and the program goes on. */
+    static struct {
     uint64_t rip, dr6, rcx, cs;
 } note[64];
 static unsigned notes;
@@ -57,7 +58,11 @@ static void begin(unsigned stop, uint64_t clear)
 }
 
 #define LABEL(name) extern uint8_t name[]
-LABEL(step_a); LABEL(step_b); LABEL(step_c); LABEL(step_d); LABEL(step_e);
+LABEL(step_a);
+LABEL(step_b);
+LABEL(step_c);
+LABEL(step_d);
+LABEL(step_e);
 
 static void steps(uint64_t a)
 {
@@ -68,7 +73,9 @@ static void steps(uint64_t a)
                      "step_b: pushfq; andq $~0x100, (%%rsp)\n"
                      "step_d: popfq\n"
                      "step_e: nop\n"
-                     : : : "rax", "cc", "memory");
+                     :
+                     :
+                     : "rax", "cc", "memory");
 }
 static void single_step(void)
 {
@@ -81,7 +88,8 @@ static void single_step(void)
     check("the POPF that clears TF still traps", note[4].rip, (uint64_t)step_e);
 }
 
-LABEL(rep_at); LABEL(rep_end);
+LABEL(rep_at);
+LABEL(rep_end);
 static uint8_t buf[64];
 static void rep_steps(uint64_t a)
 {
@@ -89,7 +97,9 @@ static void rep_steps(uint64_t a)
                      "rep_at: rep stosb\n"
                      "rep_end: nop\n"
                      "nop"
-                     : "+D"(a) : : "rax", "rcx", "cc", "memory");
+                     : "+D"(a)
+                     :
+                     : "rax", "rcx", "cc", "memory");
 }
 static void single_step_rep(void)
 {
@@ -102,7 +112,8 @@ static void single_step_rep(void)
     check("after the last", note[2].rip, (uint64_t)rep_end);
 }
 
-LABEL(ss_a); LABEL(ss_b);
+LABEL(ss_a);
+LABEL(ss_b);
 static void mov_ss(uint64_t a)
 {
     (void)a;
@@ -110,7 +121,9 @@ static void mov_ss(uint64_t a)
                      "mov %%ecx, %%ss\n"
                      "ss_a: nop\n"
                      "ss_b: nop\n"
-                     : : : "rcx", "cc", "memory");
+                     :
+                     :
+                     : "rcx", "cc", "memory");
 }
 static void mov_ss_shadow(void)
 {
@@ -127,7 +140,10 @@ static void int_step(uint64_t a)
     __asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq\n"
                      "int $0x21\n"
                      "nop\n"
-                     "pushfq; andq $~0x100, (%%rsp); popfq" : : : "cc", "memory");
+                     "pushfq; andq $~0x100, (%%rsp); popfq"
+                     :
+                     :
+                     : "cc", "memory");
 }
 static unsigned ints;
 static bool on_both(struct frame *f)
@@ -147,13 +163,15 @@ static void int_n(void)
     expect("stepping INT n", try_kernel(int_step, 0), NONE, 0);
     check("one interrupt", ints, 1);
     for (unsigned i = 0; i < notes; i++)
-        check_true("no trap in the handler", note[i].rip < (uint64_t)isr_stubs || note[i].rip >= (uint64_t)isr_stubs + 4096);
+        check_true("no trap in the handler",
+                   note[i].rip < (uint64_t)isr_stubs || note[i].rip >= (uint64_t)isr_stubs + 4096);
     trap_hook = on_debug;
 }
 
 /* -- breakpoints -- */
 
-LABEL(bp_a); LABEL(bp_b);
+LABEL(bp_a);
+LABEL(bp_b);
 static void bp_code(uint64_t a)
 {
     (void)a;
@@ -184,7 +202,10 @@ static volatile uint64_t watched[4] __attribute__((aligned(64)));
 static void write_watched(uint64_t i) { ((volatile uint8_t *)watched)[i] = 1; }
 static void read_watched(uint64_t i) { (void)((volatile uint8_t *)watched)[i]; }
 static void write_wide(uint64_t i) { *(volatile uint64_t *)((uint8_t *)watched + i) = 0x55; }
-static void rmw_watched(uint64_t i) { __asm__ volatile("lock incb (%0)" : : "r"((uint8_t *)watched + i) : "memory", "cc"); }
+static void rmw_watched(uint64_t i)
+{
+    __asm__ volatile("lock incb (%0)" : : "r"((uint8_t *)watched + i) : "memory", "cc");
+}
 
 static void data(const char *what, void (*fn)(uint64_t), uint64_t arg, unsigned hits)
 {
@@ -238,10 +259,7 @@ static void general_detect(void)
 }
 
 LABEL(io_after);
-static void io_access(uint64_t a)
-{
-    __asm__ volatile("in %%dx, %%al\nio_after: nop" : : "d"(a) : "rax");
-}
+static void io_access(uint64_t a) { __asm__ volatile("in %%dx, %%al\nio_after: nop" : : "d"(a) : "rax"); }
 static void io_breakpoints(void)
 {
     write_cr4(read_cr4() | 8); /* DE */

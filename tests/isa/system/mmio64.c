@@ -51,7 +51,10 @@ void payload(void)
     to = (void *)(DEVICE + 0x400), n = 8;
     __asm__ volatile("rep stosq" : "+D"(to), "+c"(n) : "a"(0x0102030405060708) : "memory");
     check("REP STOSQ", *(volatile uint64_t *)(DEVICE + 0x438), 0x0102030405060708);
-    __asm__ volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %1; mov %%rbx, %%rsp" : : "r"(DEVICE + 0x508), "r"(0x77ull) : "rbx", "memory");
+    __asm__ volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %1; mov %%rbx, %%rsp"
+                     :
+                     : "r"(DEVICE + 0x508), "r"(0x77ull)
+                     : "rbx", "memory");
     check("a stack in a device", *(volatile uint64_t *)(DEVICE + 0x500), 0x77);
     check("behind its end nobody answers", *(volatile uint64_t *)(DEVICE + 0x1000), ~0ull);
     *(volatile uint32_t *)(DEVICE + 0xffc) = 0x99887766;

@@ -59,8 +59,8 @@ static void legacy(void)
             dir[TEST >> 22] = (uint32_t)table | P | (n & 4 ? W : 0) | (n & 8 ? U : 0);
             invlpg(TEST);
             bool rw = (n & 2) && (n & 4), us = n & 8;
-            one(n | access << 16, user, access, user ? us && (access != WRITE || rw) : access != WRITE || rw || !(n & 16),
-                n & 1, false);
+            one(n | access << 16, user, access,
+                user ? us && (access != WRITE || rw) : access != WRITE || rw || !(n & 16), n & 1, false);
         }
     write_cr0(read_cr0() | WP);
     table[0] = (uint32_t)page | W | P;

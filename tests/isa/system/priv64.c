@@ -124,10 +124,12 @@ static void privileged(void)
         void (*fn)(uint64_t);
         uint64_t arg;
     } list[] = {
-        {"CLI", i_cli, 0}, {"HLT", i_hlt, 0}, {"RDMSR", i_rdmsr, 0x10}, {"WRMSR", i_wrmsr0, 0x174}, {"MOV CR0", i_mov_cr0, 0},
-        {"MOV to CR8", i_mov_cr8, 0}, {"MOV to DR7", i_to_dr7, 0}, {"INVLPG", i_invlpg, 0}, {"LGDT", i_lgdt, 0},
-        {"CLTS", i_clts, 0}, {"SWAPGS", i_swapgs, 0}, {"WBINVD", i_wbinvd, 0}, {"LLDT", i_lldt, 0}, {"LTR", i_ltr, SEL_TSS},
-        {"SYSRET", i_sysret, 0}, {"RDPMC", i_rdpmc, 0},
+        {"CLI", i_cli, 0},           {"HLT", i_hlt, 0},         {"RDMSR", i_rdmsr, 0x10},
+        {"WRMSR", i_wrmsr0, 0x174},  {"MOV CR0", i_mov_cr0, 0}, {"MOV to CR8", i_mov_cr8, 0},
+        {"MOV to DR7", i_to_dr7, 0}, {"INVLPG", i_invlpg, 0},   {"LGDT", i_lgdt, 0},
+        {"CLTS", i_clts, 0},         {"SWAPGS", i_swapgs, 0},   {"WBINVD", i_wbinvd, 0},
+        {"LLDT", i_lldt, 0},         {"LTR", i_ltr, SEL_TSS},   {"SYSRET", i_sysret, 0},
+        {"RDPMC", i_rdpmc, 0},
     };
     for (unsigned i = 0; i < sizeof list / sizeof list[0]; i++)
         expect(list[i].name, try_user(list[i].fn, list[i].arg), 13, 0);
@@ -279,7 +281,10 @@ __asm__(".text\n"
 static void do_syscall(uint64_t a) { __asm__ volatile("stc; syscall" : "+a"(a) : : "rcx", "r11", "memory", "cc"); }
 static void do_sysenter(uint64_t a)
 {
-    __asm__ volatile("lea 1f(%%rip), %%r8; mov %%rsp, %%r9; sysenter; 1:" : "+a"(a) : : "rcx", "rdx", "r8", "r9", "memory");
+    __asm__ volatile("lea 1f(%%rip), %%r8; mov %%rsp, %%r9; sysenter; 1:"
+                     : "+a"(a)
+                     :
+                     : "rcx", "rdx", "r8", "r9", "memory");
 }
 static void syscalls(void)
 {
@@ -343,7 +348,7 @@ static void returns(void)
     expect("IRETQ to ring 3", try_kernel(do_iretq, (uint64_t)frame), 6, 0);
     check("there", *(uint16_t *)(trap.rip - USER_ALIAS), 0x0b0f);
     check("RSP", trap.rsp, sp - 8); /* it pushes RBX */
-    frame[1] = SEL_UCODE; /* RPL 0, DPL 3 */
+    frame[1] = SEL_UCODE;           /* RPL 0, DPL 3 */
     expect("IRETQ, RPL below DPL", try_kernel(do_iretq, (uint64_t)frame), 13, SEL_UCODE);
     set_frame(user_ud2, 0, 2, sp, SEL_UDATA | 3);
     expect("IRETQ to null", try_kernel(do_iretq, (uint64_t)frame), 13, 0);
@@ -523,7 +528,8 @@ static void double_faults(void)
     expect("push to nowhere: #PF cannot be pushed", try_kernel(bad_push, TEST_BASE + 0x1f0000), 8, 0);
     check("CR2 is that of the second: the frame is pushed from its top", trap_cr2, TEST_BASE + 0x1f0000 - 8);
     check("RSP", trap.rsp, TEST_BASE + 0x1f0000);
-    expect("#UD on such a stack: #PF, which cannot be pushed either", try_kernel(odd_stack, TEST_BASE + 0x1f0000), 8, 0);
+    expect("#UD on such a stack: #PF, which cannot be pushed either", try_kernel(odd_stack, TEST_BASE + 0x1f0000), 8,
+           0);
     idt_set(14, isr_stubs + 16 * 14, 0x8e, 1);
     expect("#UD with such a stack and IST for #PF", try_kernel(odd_stack, TEST_BASE + 0x1f0000), 14, 2);
     check("CR2", trap_cr2, TEST_BASE + 0x1f0000 - 8);

@@ -31,7 +31,8 @@ static unsigned with_fs(uint64_t desc, void (*fn)(uint32_t), uint32_t arg)
 static void limits(void)
 {
     uint32_t base = 0x200000;
-    uint64_t up = descriptor(base, 0xfff, 0x93), down = descriptor(base, 0xfff, 0x97), down_big = descriptor(base, 0xfff, 0x4097);
+    uint64_t up = descriptor(base, 0xfff, 0x93), down = descriptor(base, 0xfff, 0x97),
+             down_big = descriptor(base, 0xfff, 0x4097);
     expect("within the limit", with_fs(up, i_fs_read, 0xfff), NONE, 0);
     expect("beyond it", with_fs(up, i_fs_read, 0x1000), 13, 0);
     expect("four bytes at its end", with_fs(up, i_fs_read4, 0xffc), NONE, 0);
@@ -137,7 +138,9 @@ static void call_gate(uint32_t a)
 {
     (void)a;
     __asm__ volatile("mov %%esp, esp_before; push $0x1111; push $0x2222; lcall %0, $0; mov %%esp, esp_after"
-                     : : "i"(SEL_TEST | 3) : "eax", "memory");
+                     :
+                     : "i"(SEL_TEST | 3)
+                     : "eax", "memory");
 }
 static void gates(void)
 {
@@ -166,11 +169,11 @@ extern uint8_t code16[], code16_end[];
 __asm__(".text\n"
         "    .balign 4096\n"
         "code16:\n    .code16\n"
-        "    push %ax\n"          /* two bytes on a 32-bit stack */
+        "    push %ax\n" /* two bytes on a 32-bit stack */
         "    mov %sp, %bx\n"
         "    pop %ax\n"
         "    mov $0xffff, %cx\n"
-        "    add $2, %cx\n"       /* 16-bit arithmetic */
+        "    add $2, %cx\n" /* 16-bit arithmetic */
         "    jcxz 1f\n"
         "    mov $0x1234, %dx\n"
         "1:  lretl\n"
@@ -184,7 +187,10 @@ static void sixteen(void)
     } __attribute__((packed)) p = {0, SEL_TEST};
     uint32_t eax = 0xaaaa5555, ebx, ecx = 0x77770000, edx = 0, esp;
     gdt[SEL_TEST / 8] = descriptor((uint32_t)code16, 0xfff, 0x9b);
-    __asm__ volatile("mov %%esp, %0; lcall *%5" : "=&S"(esp), "+a"(eax), "=b"(ebx), "+c"(ecx), "+d"(edx) : "m"(p) : "memory");
+    __asm__ volatile("mov %%esp, %0; lcall *%5"
+                     : "=&S"(esp), "+a"(eax), "=b"(ebx), "+c"(ecx), "+d"(edx)
+                     : "m"(p)
+                     : "memory");
     check("PUSH AX takes two bytes", ebx & 0xffff, (esp - 8 - 2) & 0xffff);
     check("CX wraps", ecx, 0x77770001);
     check("jumped on", edx, 0x1234);
@@ -217,9 +223,18 @@ __asm__(".text\n"
 #define SEL_OTHER (SEL_TEST + 8)
 static void task_init(uint32_t eip)
 {
-    other = (struct tss32){.eip = eip, .eflags = 2, .eax = 0x4711, .esp = (uint32_t)other_stack + sizeof other_stack,
-                           .es = SEL_KDATA, .cs = SEL_KCODE, .ss = SEL_KDATA, .ds = SEL_KDATA, .fs = SEL_KDATA, .gs = SEL_KDATA,
-                           .cr3 = read_cr3(), .iomap = sizeof other};
+    other = (struct tss32){.eip = eip,
+                           .eflags = 2,
+                           .eax = 0x4711,
+                           .esp = (uint32_t)other_stack + sizeof other_stack,
+                           .es = SEL_KDATA,
+                           .cs = SEL_KCODE,
+                           .ss = SEL_KDATA,
+                           .ds = SEL_KDATA,
+                           .fs = SEL_KDATA,
+                           .gs = SEL_KDATA,
+                           .cr3 = read_cr3(),
+                           .iomap = sizeof other};
     gdt[SEL_OTHER / 8] = descriptor((uint32_t)&other, sizeof other - 1, 0x89);
 }
 static void call_task(uint32_t a)
@@ -323,13 +338,15 @@ static void v86(void)
     V86("IN without a bitmap", 0x3000, 13, 0, 0xe4, 0xe0);
     V86("MOV DS", 0, 6, 0, 0xb8, 0x34, 0x12, 0x8e, 0xd8, 0x0f, 0x0b);
     check("DS", trap.v86_ds & 0xffff, 0x1234);
-    V86("a store and a load", 0, 6, 0, 0xb8, 0x00, 0x21, 0x8e, 0xd8, 0xc7, 0x06, 0x10, 0x00, 0xcd, 0xab, 0xa1, 0x10, 0x00, 0x0f, 0x0b);
+    V86("a store and a load", 0, 6, 0, 0xb8, 0x00, 0x21, 0x8e, 0xd8, 0xc7, 0x06, 0x10, 0x00, 0xcd, 0xab, 0xa1, 0x10,
+        0x00, 0x0f, 0x0b);
     check("AX", trap.eax & 0xffff, 0xabcd);
     check("at DS * 16 + 10h", *(uint16_t *)0x21010, 0xabcd);
     V86("offset FFFFh, a word", 0, 13, 0, 0xa1, 0xff, 0xff);
     V86("far jump", 0, 6, 0, 0xea, 0x06, 0x00, 0x00, 0x20, 0x90, 0x0f, 0x0b);
     check("IP", trap.eip, 6);
-    V86("IRET with IOPL 3", 0x3000, 6, 0, 0x68, 0x02, 0x30, 0x68, 0x00, 0x20, 0x68, 0x0d, 0x00, 0xcf, 0x90, 0x90, 0x90, 0x0f, 0x0b);
+    V86("IRET with IOPL 3", 0x3000, 6, 0, 0x68, 0x02, 0x30, 0x68, 0x00, 0x20, 0x68, 0x0d, 0x00, 0xcf, 0x90, 0x90, 0x90,
+        0x0f, 0x0b);
     V86("IRET with IOPL 0", 0, 13, 0, 0xcf);
     V86("STI with IOPL 0", 0, 13, 0, 0xfb);
     V86("32-bit operand", 0, 6, 0, 0x66, 0xb8, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x0b);

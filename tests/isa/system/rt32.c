@@ -23,7 +23,7 @@ void put_hex(uint32_t v)
     while (i && !(v >> i & 15))
         i -= 4;
     for (; i >= 0; i -= 4)
-        outb(0xe9, (uint8_t)"0123456789abcdef"[v >> i & 15]);
+        outb(0xe9, (uint8_t) "0123456789abcdef"[v >> i & 15]);
 }
 
 static void failed(const char *what, uint32_t got, uint32_t want)
@@ -111,10 +111,14 @@ uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t attr)
 
 uint64_t gate(uint32_t sel, uint32_t off, unsigned type_dpl, unsigned params)
 {
-    return (off & 0xffff) | (uint64_t)sel << 16 | (uint64_t)params << 32 | (uint64_t)type_dpl << 40 | (uint64_t)(off >> 16) << 48;
+    return (off & 0xffff) | (uint64_t)sel << 16 | (uint64_t)params << 32 | (uint64_t)type_dpl << 40 |
+           (uint64_t)(off >> 16) << 48;
 }
 
-void idt_set(unsigned vector, uint32_t sel, uint32_t off, unsigned type_dpl) { idt[vector] = gate(sel, off, type_dpl, 0); }
+void idt_set(unsigned vector, uint32_t sel, uint32_t off, unsigned type_dpl)
+{
+    idt[vector] = gate(sel, off, type_dpl, 0);
+}
 
 struct __attribute__((packed)) table {
     uint16_t limit;

@@ -25,7 +25,7 @@ struct frame {
     uint32_t gs, fs, es, ds;
     uint32_t edi, esi, ebp, unused, ebx, edx, ecx, eax;
     uint32_t vector, error, eip, cs, eflags;
-    uint32_t esp, ss;                 /* from another privilege level */
+    uint32_t esp, ss;                        /* from another privilege level */
     uint32_t v86_es, v86_ds, v86_fs, v86_gs; /* from virtual-8086 mode */
 };
 extern struct frame trap;
@@ -67,8 +67,10 @@ uint64_t gate(uint32_t sel, uint32_t off, unsigned type_dpl, unsigned params);
         return v;                                                                                                      \
     }                                                                                                                  \
     static inline void write_cr##n(uint32_t v) { __asm__ volatile("mov %0, %%cr" #n : : "r"(v) : "memory"); }
-CR(0) CR(2) CR(3) CR(4)
-static inline void outb(uint16_t port, uint8_t v) { __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port) : "memory"); }
+CR(0) CR(2) CR(3) CR(4) static inline void outb(uint16_t port, uint8_t v)
+{
+    __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
 static inline void invlpg(uint32_t a) { __asm__ volatile("invlpg (%0)" : : "r"(a) : "memory"); }
 
 #endif

@@ -23,7 +23,7 @@ void put_hex(uint64_t v)
     while (i && !(v >> i & 15))
         i -= 4;
     for (; i >= 0; i -= 4)
-        outb(0xe9, (uint8_t)"0123456789abcdef"[v >> i & 15]);
+        outb(0xe9, (uint8_t) "0123456789abcdef"[v >> i & 15]);
 }
 
 static void failed(const char *what, uint64_t got, uint64_t want)
@@ -107,7 +107,8 @@ bool rt_trap(struct frame *f)
 void idt_set(unsigned vector, void *handler, unsigned type_dpl, unsigned ist)
 {
     uint64_t a = (uint64_t)handler;
-    idt[2 * vector] = (a & 0xffff) | SEL_KCODE << 16 | (uint64_t)ist << 32 | (uint64_t)type_dpl << 40 | (a >> 16 & 0xffff) << 48;
+    idt[2 * vector] = (a & 0xffff) | SEL_KCODE << 16 | (uint64_t)ist << 32 | (uint64_t)type_dpl << 40 |
+                      (a >> 16 & 0xffff) << 48;
     idt[2 * vector + 1] = a >> 32;
 }
 

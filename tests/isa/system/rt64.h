@@ -34,7 +34,7 @@ struct frame {
     uint64_t vector, error, rip, cs, rflags, rsp, ss;
 };
 
-extern struct frame trap;   /* the last exception */
+extern struct frame trap; /* the last exception */
 extern uint64_t trap_cr2, trap_dr6;
 extern uint64_t user_flags; /* RFLAGS that try_user() starts with */
 /* If set, called for each exception; true: go on where it happened. */
@@ -80,9 +80,14 @@ static inline void wrmsr(uint32_t n, uint64_t v)
         return v;                                                                                                      \
     }                                                                                                                  \
     static inline void write_cr##n(uint64_t v) { __asm__ volatile("mov %0, %%cr" #n : : "r"(v) : "memory"); }
-CR(0) CR(2) CR(3) CR(4) CR(8)
-static inline void outb(uint16_t port, uint8_t v) { __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port) : "memory"); }
-static inline void outl(uint16_t port, uint32_t v) { __asm__ volatile("outl %0, %1" : : "a"(v), "Nd"(port) : "memory"); }
+CR(0) CR(2) CR(3) CR(4) CR(8) static inline void outb(uint16_t port, uint8_t v)
+{
+    __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
+static inline void outl(uint16_t port, uint32_t v)
+{
+    __asm__ volatile("outl %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
 static inline uint8_t inb(uint16_t port)
 {
     uint8_t v;

@@ -63,7 +63,8 @@ static int load(struct vm *vm, const char *path, uint64_t *entry)
     }
     for (unsigned i = 0; i < eh->e_phnum; i++) {
         const Elf32_Phdr *ph = (const void *)(file + eh->e_phoff + i * eh->e_phentsize);
-        if (ph->p_type == PT_LOAD && ph->p_filesz && mem_write(&vm->mem, ph->p_paddr, file + ph->p_offset, ph->p_filesz))
+        if (ph->p_type == PT_LOAD && ph->p_filesz &&
+            mem_write(&vm->mem, ph->p_paddr, file + ph->p_offset, ph->p_filesz))
             return -1;
     }
     *entry = eh->e_entry;
@@ -80,10 +81,7 @@ static void prepare(struct vcpu *v, void *arg)
     v->vm->accel->set_state(v, &start);
 }
 
-static void ended(struct vcpu *v, void *arg)
-{
-    v->vm->accel->get_state(v, arg);
-}
+static void ended(struct vcpu *v, void *arg) { v->vm->accel->get_state(v, arg); }
 
 int main(int argc, char **argv)
 {
@@ -106,7 +104,8 @@ int main(int argc, char **argv)
     bus_add(vm->pio, &(struct io_range){.base = 0xe9, .len = 1, .ops = &text_ops, .name = "text"});
     bus_add(vm->pio, &(struct io_range){.base = 0xf4, .len = 4, .ops = &exit_ops, .dev = vm, .name = "exit"});
     bus_add(vm->pio, &(struct io_range){.base = 0xe0, .len = 4, .ops = &memory_ops, .dev = ports, .name = "ports"});
-    bus_add(vm->mmio, &(struct io_range){.base = 0xff000000, .len = 4096, .ops = &memory_ops, .dev = device, .name = "device"});
+    bus_add(vm->mmio,
+            &(struct io_range){.base = 0xff000000, .len = 4096, .ops = &memory_ops, .dev = device, .name = "device"});
 
     uint64_t entry;
     if (load(vm, argv[1], &entry))

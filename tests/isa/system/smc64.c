@@ -48,7 +48,7 @@ static void same_block(void)
 {
     static const uint8_t text[] = {
         0x40, 0x88, 0x3d, 0x01, 0, 0, 0, /* mov %dil, 1(%rip): the immediate's first byte */
-        0xb8, 0, 0, 0, 0,                /* mov $0, %eax */
+        0xb8, 0,    0,    0,    0,       /* mov $0, %eax */
         0xc3,
     };
     uint8_t *p = code + 0x800;
@@ -62,12 +62,12 @@ static void same_block(void)
 static void loop(void)
 {
     static const uint8_t text[] = {
-        0x31, 0xc9,                   /* xor %ecx, %ecx */
-        0x81, 0xc1, 1, 0, 0, 0,       /* 2: add $1, %ecx */
+        0x31, 0xc9,                         /* xor %ecx, %ecx */
+        0x81, 0xc1, 1,    0,    0,    0,    /* 2: add $1, %ecx */
         0xfe, 0x05, 0xf6, 0xff, 0xff, 0xff, /* incb of that immediate: RIP here is 14 */
-        0x83, 0xf9, 55,               /* cmp $55, %ecx */
-        0x75, 0xef,                   /* jne 2 */
-        0x89, 0xc8,                   /* mov %ecx, %eax */
+        0x83, 0xf9, 55,                     /* cmp $55, %ecx */
+        0x75, 0xef,                         /* jne 2 */
+        0x89, 0xc8,                         /* mov %ecx, %eax */
         0xc3,
     };
     uint8_t *p = code + 0x900;
@@ -105,8 +105,11 @@ static void strings_and_locks(void)
         uint32_t v = round + 9;
         __asm__ volatile("xchg %0, (%1)" : "+r"(v) : "r"(code + 301) : "memory");
         check("by XCHG", ((fn_t *)(code + 300))(), round + 9);
-        __asm__ volatile("push %0; push %0; pop %0; mov %%rsp, %%rbx; lea 309(%1), %%rsp; push %2; mov %%rbx, %%rsp; pop %0"
-                         : : "r"((uint64_t)0), "r"(code), "r"((uint64_t)0xc300000000 + (round + 7)) : "rbx", "memory");
+        __asm__ volatile(
+            "push %0; push %0; pop %0; mov %%rsp, %%rbx; lea 309(%1), %%rsp; push %2; mov %%rbx, %%rsp; pop %0"
+            :
+            : "r"((uint64_t)0), "r"(code), "r"((uint64_t)0xc300000000 + (round + 7))
+            : "rbx", "memory");
         check("by PUSH", ((fn_t *)(code + 300))(), round + 7);
     }
 }

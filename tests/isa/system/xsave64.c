@@ -39,7 +39,11 @@ MASKED(xrstor, "xrstor64 (%0)")
 MASKED(xrstors, "xrstors64 (%0)")
 MASKED(fxsave, "fxsave64 (%0)")
 MASKED(fxrstor, "fxrstor64 (%0)")
-static void fninit(uint64_t a) { (void)a; __asm__ volatile("fninit"); }
+static void fninit(uint64_t a)
+{
+    (void)a;
+    __asm__ volatile("fninit");
+}
 static void ldmxcsr(uint64_t a) { __asm__ volatile("ldmxcsr (%0)" : : "r"(a) : "memory"); }
 
 static void xsetbv(uint64_t v) { __asm__ volatile("xsetbv" : : "c"(0), "a"((uint32_t)v), "d"((uint32_t)(v >> 32))); }
