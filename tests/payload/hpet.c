@@ -78,7 +78,8 @@ static void registers(void)
 static void rate(void)
 {
     wr(CONF, 1);
-    check_range("rate by the PM timer (thousandths)", divide((uint64_t)measure_hz(counter, 50000) * 1000, hz), 998, 1002);
+    check_range("rate by the PM timer (thousandths)", divide((uint64_t)measure_hz(counter, 50000) * 1000, hz), 998,
+                1002);
     uint64_t last = counter();
     bool forward = true;
     for (unsigned i = 0; i < 2000; i++) {
@@ -200,7 +201,8 @@ static void legacy(void)
     outb(0x43, 0x34);
     outb(0x40, 0x9c);
     outb(0x40, 0x2e);
-    check_true("without legacy replacement the PIT interrupts", WAIT_OPEN(taken(VEC) > 0, 500) && WAIT_OPEN(taken(VEC) > 0, 500));
+    check_true("without legacy replacement the PIT interrupts",
+               WAIT_OPEN(taken(VEC) > 0, 500) && WAIT_OPEN(taken(VEC) > 0, 500));
     wr(TCONF(0), 0);
     wr(TCONF(1), 0);
     wr(CONF, 3);

@@ -9,7 +9,7 @@
 #define VEC_HIGH 0x90
 
 static unsigned test_pin = 20; /* one that only PCI devices share */
-static volatile bool lower; /* the handler lowers the pin before EOI */
+static volatile bool lower;    /* the handler lowers the pin before EOI */
 static bool eoi_in_handler = true;
 
 static void on_level(struct frame *f)
@@ -186,8 +186,8 @@ static void shared_vector(void)
     eoi_in_handler = true;
     ioapic_route(test_pin, RTE_MASKED, 0);
     ioapic_route(test_pin + 1, RTE_MASKED, 0);
-    check("TMR is an edge again after one", (set_handler(VEC, count_lapic), lapic_ipi(cpu_id(), ICR_ASSERT | VEC),
-                                             lapic_bit(LAPIC_TMR, VEC)), 0);
+    check("TMR is an edge again after one",
+          (set_handler(VEC, count_lapic), lapic_ipi(cpu_id(), ICR_ASSERT | VEC), lapic_bit(LAPIC_TMR, VEC)), 0);
     let_in();
     taken(VEC);
 }

@@ -57,7 +57,7 @@ static void registers(bool x2)
     for (unsigned i = 0; i < 4; i++) {
         lapic_write(lvts[i], (x2 ? bits[i] & ~0x60000u : 0x1ffffu) | LVT_MASKED);
         check_strict(numbered(n("LVT, bits that can be written:"), i), lapic_read(lvts[i]),
-              (bits[i] & 0x1ffff) | LVT_MASKED);
+                     (bits[i] & 0x1ffff) | LVT_MASKED);
         lapic_write(lvts[i], LVT_MASKED);
     }
     lapic_write(LAPIC_TPR, 0x5a);
@@ -239,7 +239,7 @@ static void errors(bool x2)
     check(n("ESR is clear"), lapic_read(LAPIC_ESR), 0);
     taken(VEC_ERROR);
     if (on_xhyve()) { /* QEMU delivers it */
-        self(5); /* an illegal vector */
+        self(5);      /* an illegal vector */
         let_in();
         check(n("sending an illegal vector interrupts"), taken(VEC_ERROR), 1);
         lapic_write(LAPIC_ESR, 0);
@@ -387,8 +387,7 @@ static void deadline(void)
     check(n("TSC deadline: disarmed by coming"), rdmsr(MSR_TSC_DEADLINE), 0);
     wrmsr(MSR_TSC_DEADLINE, rdtsc() - 1000);
     let_in();
-    check(n("TSC deadline: one that has passed comes at once"), WAIT_OPEN(taken(VEC_TIMER) == 1, 100),
-          1);
+    check(n("TSC deadline: one that has passed comes at once"), WAIT_OPEN(taken(VEC_TIMER) == 1, 100), 1);
     wrmsr(MSR_TSC_DEADLINE, rdtsc() + divide(tsc_hz, 100));
     wrmsr(MSR_TSC_DEADLINE, 0);
     sti();

@@ -81,7 +81,7 @@ static void every_irq(void)
     for (unsigned i = 0; i < sizeof(irqs); i++) {
         unsigned irq = irqs[i];
         fresh();
-        pic_mask((uint16_t)~(1u << irq | 4u));
+        pic_mask((uint16_t) ~(1u << irq | 4u));
         edge(irq);
         let_in();
         check(numbered("an edge interrupts once: IRQ", irq), taken(PIC_BASE + irq), 1);
@@ -201,7 +201,7 @@ static void special_mask(void)
     let_in();
     check("special mask off: IRQ 6 waits", taken(PIC_BASE + 6), 0);
     outb(MASTER, 0x68);
-    pic_mask((uint16_t)~(1u << 6));
+    pic_mask((uint16_t) ~(1u << 6));
     let_in();
     check("special mask on, IRQ 5 masked: IRQ 6 comes", taken(PIC_BASE + 6), 1);
     check("both in service then", isr(MASTER), 0x60);
@@ -251,7 +251,7 @@ static void level(void)
         unsigned irq = irqs[i];
         fresh();
         outb(LEVEL_PORT(irq), (uint8_t)(1u << irq % 8));
-        pic_mask((uint16_t)~(1u << irq | 4u));
+        pic_mask((uint16_t) ~(1u << irq | 4u));
         irq_count[0][PIC_BASE + irq] = 0;
         lower = true;
         gsi(irq, true);
@@ -264,7 +264,7 @@ static void level(void)
         pic_mask(0xffff);
         gsi(irq, true);
         gsi(irq, false);
-        pic_mask((uint16_t)~(1u << irq | 4u));
+        pic_mask((uint16_t) ~(1u << irq | 4u));
         let_in();
         check(numbered("a level that has gone leaves nothing: IRQ", irq), taken(PIC_BASE + irq), 0);
     }

@@ -231,7 +231,8 @@ static void through_ioapic(void)
     set_handler(0x60, count_lapic);
     ioapic_route(2, 0x60, cpu_id());
     mode(0, 2, 1193);
-    check_true("IRQ 0 arrives on pin 2 of the I/O APIC", WAIT_OPEN(taken(0x60) > 0, 500) && WAIT_OPEN(taken(0x60) > 0, 500));
+    check_true("IRQ 0 arrives on pin 2 of the I/O APIC",
+               WAIT_OPEN(taken(0x60) > 0, 500) && WAIT_OPEN(taken(0x60) > 0, 500));
     ioapic_route(2, RTE_MASKED, 0);
     mode(0, 0, 0);
 }

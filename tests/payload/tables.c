@@ -26,7 +26,8 @@ static void structures(const uint8_t *p, uint32_t length, unsigned expected)
     check("SMBIOS: ends with its end structure", end, true);
     if (expected)
         check("SMBIOS: number of structures", n, expected);
-    check("SMBIOS: BIOS, system, chassis, processor, memory", type[0] && type[1] && type[3] && type[4] && type[16] && type[17], true);
+    check("SMBIOS: BIOS, system, chassis, processor, memory",
+          type[0] && type[1] && type[3] && type[4] && type[16] && type[17], true);
 }
 
 static void smbios(void)
@@ -64,15 +65,12 @@ static void mptable(void)
             cpus += p[3] & 1;
             p += 20;
             continue;
-        case 1:
-            buses++;
-            break;
+        case 1: buses++; break;
         case 2:
             ioapics++;
             check("MP: the I/O APIC", le32(p + 4), IOAPIC);
             break;
-        default:
-            ints++;
+        default: ints++;
         }
         p += 8;
     }

@@ -89,7 +89,8 @@ static void instructions(void)
     uint32_t zero;
     __asm__ volatile("movzbl %1, %0" : "=r"(zero) : "m"(*(volatile uint8_t *)(MMIO + 0x211)));
     check("zero extension", zero, 0xff);
-    __asm__ volatile("push %0; pop %1" : "+m"(*(volatile uintptr_t *)(MMIO + 0x200)), "=m"(*(volatile uintptr_t *)(MMIO + 0x220)));
+    __asm__ volatile("push %0; pop %1"
+                     : "+m"(*(volatile uintptr_t *)(MMIO + 0x200)), "=m"(*(volatile uintptr_t *)(MMIO + 0x220)));
     check("push from and pop to memory", read32(MMIO + 0x220), 127);
 
     for (unsigned i = 0; i < sizeof(from); i++)

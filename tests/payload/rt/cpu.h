@@ -5,8 +5,14 @@
 #include <stdint.h>
 
 static inline void outb(uint16_t port, uint8_t v) { __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port) : "memory"); }
-static inline void outw(uint16_t port, uint16_t v) { __asm__ volatile("outw %0, %1" : : "a"(v), "Nd"(port) : "memory"); }
-static inline void outl(uint16_t port, uint32_t v) { __asm__ volatile("outl %0, %1" : : "a"(v), "Nd"(port) : "memory"); }
+static inline void outw(uint16_t port, uint16_t v)
+{
+    __asm__ volatile("outw %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
+static inline void outl(uint16_t port, uint32_t v)
+{
+    __asm__ volatile("outl %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
 
 static inline uint8_t inb(uint16_t port)
 {
@@ -31,13 +37,13 @@ static inline uint32_t inl(uint16_t port)
 
 /* One access of the size that the type has, whatever the optimiser thinks of it. */
 #define MMIO_ACCESS(bits)                                                                                              \
-    static inline uint##bits##_t read##bits(uintptr_t a)                                                              \
+    static inline uint##bits##_t read##bits(uintptr_t a)                                                               \
     {                                                                                                                  \
         uint##bits##_t v;                                                                                              \
         __asm__ volatile("mov %1, %0" : "=r"(v) : "m"(*(volatile uint##bits##_t *)a) : "memory");                      \
         return v;                                                                                                      \
     }                                                                                                                  \
-    static inline void write##bits(uintptr_t a, uint##bits##_t v)                                                     \
+    static inline void write##bits(uintptr_t a, uint##bits##_t v)                                                      \
     {                                                                                                                  \
         __asm__ volatile("mov %1, %0" : "=m"(*(volatile uint##bits##_t *)a) : "r"(v) : "memory");                      \
     }

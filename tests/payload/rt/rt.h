@@ -77,17 +77,17 @@ bool rdmsr_faults(uint32_t msr);
 /* ---- time: by the ACPI PM timer ---- */
 
 #define PM_HZ 3579545u
-uint32_t pm_now(void);                     /* 24 bits count */
-uint32_t pm_since(uint32_t then);          /* ticks, for up to 4.6 s */
+uint32_t pm_now(void);                      /* 24 bits count */
+uint32_t pm_since(uint32_t then);           /* ticks, for up to 4.6 s */
 bool us_passed(uint32_t then, uint32_t us); /* at most 4000000 */
-void delay_us(uint32_t us);                /* polls */
+void delay_us(uint32_t us);                 /* polls */
 /*
  * The frequency of another clock by the PM timer, over so many us (1000 to
  * 1000000): it goes forward by 32 bits' worth at most. A host that takes the
  * CPU from us between two reads does no harm: such samples are thrown away.
  */
 uint32_t measure_hz(uint64_t (*clock)(void), uint32_t us);
-#define US(n) ((n) * 3580u / 1000u)
+#define US(n) ((n)*3580u / 1000u)
 
 /* Waits, polling, until the condition holds. False if it did not within so many ms (at most 4000). */
 #define WAIT(condition, ms)                                                                                            \
@@ -123,7 +123,7 @@ static inline void gsi(unsigned n, bool level) { outb((uint16_t)(TESTDEV_GSI + n
 uint8_t cmos_read(uint8_t index);
 void cmos_write(uint8_t index, uint8_t v);
 
-uint32_t pci_read(unsigned bus, unsigned dev, unsigned func, unsigned reg);           /* 32 bits */
+uint32_t pci_read(unsigned bus, unsigned dev, unsigned func, unsigned reg); /* 32 bits */
 void pci_write(unsigned bus, unsigned dev, unsigned func, unsigned reg, uint32_t v);
 
 bool fwcfg_here(void); /* a fw_cfg device answers */
@@ -141,8 +141,8 @@ const char *command_line(void);
 
 /* ---- processors ---- */
 
-unsigned cpu_id(void);         /* the initial APIC id */
-unsigned smp_start(void);      /* starts all others by INIT and SIPI; how many CPUs run then */
+unsigned cpu_id(void);                 /* the initial APIC id */
+unsigned smp_start(void);              /* starts all others by INIT and SIPI; how many CPUs run then */
 void smp_init_and_start(unsigned cpu); /* one of them, again */
 bool cpu_online(unsigned cpu);
 /* Runs fn on an idle other CPU, interrupts off unless it lets them in; false if that one does not answer. */
