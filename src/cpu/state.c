@@ -153,7 +153,6 @@ void cpu_reset(struct cpu *cpu, bool init)
     if (init) { /* INIT leaves vector state, CD and NW, MSRs outside the table of section 10.1.1 and the TSC alone */
         memcpy(s.xsave, cpu->xsave, sizeof s.xsave);
         s.xcr0 = cpu->xcr0;
-        s.tsc = (uint64_t)cpu->tsc_offset;
         s.cr0 = (cpu->cr0 & (CR0_CD | CR0_NW)) | CR0_ET;
         s.star = cpu->star;
         s.lstar = cpu->lstar;
