@@ -165,6 +165,21 @@ static void sixteen_bits(void **state)
     assert_int_equal(r->vector, EXC_GP);
     assert_int_equal(r->cpu->reg[RSI], 0xffff);
     assert_int_equal(r->cpu->reg[RCX], 3);
+    /* With a larger limit the offset still wraps, here in the middle of a page. */
+    r->cpu->seg[SEG_ES].base = 0x20010;
+    r->cpu->seg[SEG_ES].limit = 0xffffffff;
+    rig_changed(r);
+    memset(mem_w(&r->vm.mem, 0x20000, 0x10100), 0, 0x10100);
+    r->cpu->reg[RAX] = 0x55;
+    r->cpu->reg[RDI] = 0xfff8;
+    r->cpu->reg[RCX] = 16;
+    RUN(r, 0xf3, 0xaa);
+    assert_int_equal(rig_load(r, 0x30008, 8), 0x5555555555555555);
+    assert_int_equal(rig_load(r, 0x30010, 8), 0);
+    assert_int_equal(rig_load(r, 0x20010, 8), 0x5555555555555555);
+    r->cpu->seg[SEG_ES].base = 0x20000;
+    r->cpu->seg[SEG_ES].limit = 0xffff;
+    rig_changed(r);
     /* An override changes the source alone. */
     fill(r, 0x30000, 0x100);
     r->cpu->reg[RSI] = 0;
