@@ -1,4 +1,7 @@
-/* The ACPI tables (ACPI 6.4, section 5.2): found, whole, and in agreement with each other and the machine. Run with -c 2. */
+/*
+ * The ACPI tables (ACPI 6.4, section 5.2): found, whole, and in agreement with
+ * each other and the machine. Run with -c 2.
+ */
 #include "rt/apic.h"
 
 static unsigned seen;

@@ -306,7 +306,10 @@ static void spurious(void)
     fresh();
     if (!on_xhyve()) /* there the test device's GSI 0 is not pin 0 of the I/O APIC */
         return;
-    /* The CPU asks the pair for a vector, sent there by the I/O APIC, and the pair has none to give: IRQ 7 that is none. */
+    /*
+     * The I/O APIC has the CPU ask the pair for a vector, and the pair has none
+     * to give: an IRQ 7 that is none.
+     */
     send_eoi = false;
     gsi(0, false);
     ioapic_route(0, 0x700, cpu_id());

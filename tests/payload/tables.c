@@ -1,4 +1,7 @@
-/* SMBIOS (3.x and 2.1 entry points) and the MP table (Intel MP specification 1.4), found in their ROM area and checked. */
+/*
+ * SMBIOS (3.x and 2.1 entry points) and the MP table (Intel MP specification
+ * 1.4), found in their ROM area and checked.
+ */
 #include "rt/apic.h"
 
 static const uint8_t *scan(const char *anchor, size_t n, uintptr_t from, uintptr_t to)
