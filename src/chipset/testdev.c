@@ -106,7 +106,12 @@ static const struct io_ops exit_ops = {.read = ones_read, .write = exit_write, .
 static uint64_t gsi_read(void *dev, uint64_t off, unsigned size)
 {
     struct testdev *t = dev;
-    return off < TESTDEV_GSIS ? t->s.gsi_level[off] : 0xff;
+    uint64_t level = 0xff;
+    pthread_mutex_lock(t->lock);
+    if (off < TESTDEV_GSIS)
+        level = t->s.gsi_level[off];
+    pthread_mutex_unlock(t->lock);
+    return level;
 }
 
 static void gsi_write(void *dev, uint64_t off, unsigned size, uint64_t val)

@@ -3,17 +3,17 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "os/tty.h"
 #include "util/bytes.h"
 
-struct watch {
+/* Signals come to the process, which has one user of them: nothing of a VM's is kept here. */
+static struct watch {
     void (*fn)(void *arg, int signal);
     void *arg;
-};
+} watch;
 
 static void readable(void *arg, int fd, unsigned events)
 {
@@ -47,19 +47,11 @@ int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal), void *ar
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (fd < 0)
         return -errno;
-    struct watch *w = malloc(sizeof(*w)); /* lives as long as the process */
-    if (!w) {
-        close(fd);
-        return -ENOMEM;
-    }
-    w->fn = fn;
-    w->arg = arg;
+    watch = (struct watch){.fn = fn, .arg = arg};
     struct loop_fd *watched;
-    err = loop_fd_add(loop, fd, LOOP_READ, readable, w, &watched);
-    if (err) {
-        free(w);
+    err = loop_fd_add(loop, fd, LOOP_READ, readable, &watch, &watched);
+    if (err)
         close(fd);
-    }
     return err;
 }
 

@@ -101,6 +101,16 @@ def limits(t):
                 expect(status == 1 and said.count("\n") == 1, f"status {status}: {said!r}")
 
 
+@test("process: 64 vCPUs")
+def many(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        args = ["-l", "pc-testdev", "-f", "multiboot," + kernel_of("b014 e6f4 f4", folder)]
+        for count in (15, 16, 64):
+            with t.case(f"a machine with {count}"):
+                status, said = end_of(start(["-c", str(count), *args], stdin=subprocess.DEVNULL), 20)
+                expect_equal((status, said), (41, ""), "status and message")
+
+
 @test("process: signals")
 def signals(t):
     with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
