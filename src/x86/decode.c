@@ -26,12 +26,32 @@ static ZydisDecoder decoder_for(unsigned bits, int real)
     return d;
 }
 
+/*
+ * A SIB byte without base (mod 00, base 101) has none whatever REX.B says.
+ * Zydis 4.0 takes R13D and no displacement there if addresses are of 32 bits.
+ */
+static void mend_base(struct insn *in)
+{
+    const ZydisDecodedInstruction *z = &in->z;
+    if (z->address_width != 32 || !(z->attributes & ZYDIS_ATTRIB_HAS_MODRM) || z->raw.modrm.mod != 0 ||
+        z->raw.modrm.rm != 4 || z->raw.sib.base != 5)
+        return;
+    for (unsigned i = 0; i < z->operand_count; i++)
+        if (in->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && in->op[i].mem.base == ZYDIS_REGISTER_R13D &&
+            in->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+            in->op[i].mem.base = ZYDIS_REGISTER_NONE;
+            in->op[i].mem.disp.has_displacement = ZYAN_TRUE;
+            in->op[i].mem.disp.value = z->raw.disp.value;
+        }
+}
+
 int insn_decode(unsigned bits, int real, const uint8_t *bytes, size_t n, struct insn *out)
 {
     const ZydisDecoder d = decoder_for(bits, real);
     ZyanStatus status = ZydisDecoderDecodeFull(&d, bytes, n, &out->z, out->op);
     if (ZYAN_SUCCESS(status)) {
         out->bytes = bytes;
+        mend_base(out);
         /* VEX, EVEX and XOP prefixes do not exist in real and virtual-8086 mode. */
         return real && out->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ? -EINVAL : 0;
     }

@@ -77,6 +77,25 @@ static void hint_nops(void **state)
     assert_int_equal(in.z.mnemonic, ZYDIS_MNEMONIC_WBINVD);
 }
 
+/* No base, whatever REX.B says. */
+static void sib_without_base(void **state)
+{
+    (void)state;
+    struct insn in;
+    for (unsigned asize = 32; asize <= 64; asize += 32) {
+        const char *bytes = "\x67\x41\x8b\x04\x4d\x78\x56\x34\x12"; /* MOV EAX, [ECX*2+0x12345678] */
+        assert_int_equal(decode(64, 0, bytes + (asize == 64), 9 - (asize == 64), &in), 0);
+        assert_int_equal(in.z.address_width, asize);
+        assert_int_equal(in.op[1].mem.base, ZYDIS_REGISTER_NONE);
+        assert_int_equal(in.op[1].mem.index, asize == 64 ? ZYDIS_REGISTER_RCX : ZYDIS_REGISTER_ECX);
+        assert_int_equal(in.op[1].mem.disp.value, 0x12345678);
+    }
+    /* With a displacement of its own it has one. */
+    assert_int_equal(decode(64, 0, "\x67\x41\x8b\x44\x4d\x08", 6, &in), 0);
+    assert_int_equal(in.op[1].mem.base, ZYDIS_REGISTER_R13D);
+    assert_int_equal(in.op[1].mem.disp.value, 8);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -84,6 +103,7 @@ int main(void)
         cmocka_unit_test(modes),
         cmocka_unit_test(lock_prefixes),
         cmocka_unit_test(hint_nops),
+        cmocka_unit_test(sib_without_base),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

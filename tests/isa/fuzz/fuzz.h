@@ -75,6 +75,13 @@ struct fuzz_poke {
     uint8_t bytes[16];
 };
 
+/* A larger piece of data, for vector and x87 instructions. */
+struct fuzz_image {
+    uint64_t addr; /* 0: none */
+    uint16_t len;
+    uint8_t bytes[832];
+};
+
 struct fuzz_case {
     uint8_t bytes[16];
     uint8_t len;
@@ -85,6 +92,7 @@ struct fuzz_case {
     ZydisMnemonic mnemonic;
     op_fn *fn; /* what it was lowered to */
     struct fuzz_poke poke[2];
+    struct fuzz_image image;
     struct fuzz_state in;
     struct fuzz_outcome native;
 };
@@ -134,6 +142,9 @@ uint64_t soft_fs_base(void);
 /* -- gen.c: false if the row cannot be encoded, or not so. -- */
 bool gen_case(struct soft *, struct rng *, const struct form *, unsigned size, enum fuzz_mode, unsigned slot,
               struct fuzz_case *out);
+
+/* A case of random bytes: an instruction of the tables, or none at all. */
+bool gen_raw(struct soft *, struct rng *, enum fuzz_mode, unsigned slot, struct fuzz_case *out);
 
 /* -- native.c -- */
 struct native {

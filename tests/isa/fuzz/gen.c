@@ -5,6 +5,7 @@
  */
 #include "fuzz.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "x86/regs.h"
@@ -597,51 +598,117 @@ static void random_state(struct rng *r, struct fuzz_case *c)
     c->poke[0].addr = c->poke[1].addr = 0;
 }
 
+/* The rows that may be run: by handler, because a respelled instruction may have become another one. */
+static bool may_run(const struct insn *in, op_fn *fn)
+{
+    const struct form *const *rows;
+    size_t n = form_rows(in->z.mnemonic, &rows);
+    for (size_t i = 0; i < n; i++)
+        for (unsigned k = 0; k < 4; k++)
+            if (rows[i]->fn[k] == fn && !(rows[i]->flags & FORM_NOFUZZ))
+                return true;
+    return false;
+}
+
+/* Makes the state for an instruction that has been spelled. */
+static bool make_state(struct soft *soft, struct rng *r, struct fuzz_case *c, struct insn *in)
+{
+    struct op op;
+    random_state(r, c);
+    c->mnemonic = in->z.mnemonic;
+    struct placing p = {.soft = soft, .r = r, .c = c, .in = in};
+    /* In FS of 64-bit code lies our own thread's data. */
+    bool fs = c->mode == FUZZ_64 && in->z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS;
+    if (rng_below(r, 256) || fs) { /* else: as wild as it comes */
+        place_operands(&p);
+        place_stack(&p);
+        place_special(&p);
+    } else
+        place_fixed(&p);
+    bool data_in_code = fuzz_segmented(c->mode) && in->z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_CS;
+    if (p.unreachable || data_in_code || lands_anywhere(&p))
+        return false;
+    if (c->mode == FUZZ_32 && (uint32_t)c->in.reg[RSP] + 64 < 128)
+        c->in.reg[RSP] = 128; /* what wraps around 4 GiB may or may not fault */
+    if (c->mode != FUZZ_64)
+        for (unsigned i = 0; i < 8; i++)
+            c->in.reg[i] = (uint32_t)c->in.reg[i];
+    if (insn_decode(fuzz_bits(c->mode), false, c->bytes, c->len, in)) /* displacements may have been patched */
+        return false;
+    soft_lower(soft, c, in, &op);
+    c->fn = op.fn;
+    return may_run(in, op.fn);
+}
+
+static void start_case(struct fuzz_case *c, enum fuzz_mode mode, unsigned slot)
+{
+    c->mode = (uint8_t)mode;
+    c->vector_state = false;
+    c->slot = (uint16_t)slot;
+    c->rip = CODE_BASE + (uint64_t)slot * SLOT_SIZE + SLOT_ENTRY - fuzz_code_base(mode, slot);
+}
+
 bool gen_case(struct soft *soft, struct rng *r, const struct form *form, unsigned size, enum fuzz_mode mode,
               unsigned slot, struct fuzz_case *c)
 {
     const unsigned bits = fuzz_bits(mode);
     struct maker m = {.r = r, .form = form, .width = 8u << size, .bits = bits, .mode = mode, .slot = slot};
     struct insn in;
-    c->mode = (uint8_t)mode;
-    c->vector_state = false;
-    c->slot = (uint16_t)slot;
-    c->rip = CODE_BASE + (uint64_t)slot * SLOT_SIZE + SLOT_ENTRY - fuzz_code_base(mode, slot);
+    start_case(c, mode, slot);
     if (!encode(&m, c))
         return false;
     respell(&m, c);
     if (insn_decode(bits, false, c->bytes, c->len, &in) || in.z.length != c->len)
         return false;
-    c->mnemonic = in.z.mnemonic;
+    return make_state(soft, r, c, &in);
+}
 
+/* Relative branches of random bytes must not lead into other cases, nor into themselves. */
+static bool branch_stays(const struct fuzz_case *c, const struct insn *in)
+{
+    const ZydisDecodedOperand *o = &in->op[0];
+    if (in->z.operand_count_visible == 0 || o->type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !o->imm.is_relative)
+        return true;
+    int64_t d = o->imm.value.s;
+    return c->mode != FUZZ_SEG32 && (d >= 0 ? d <= 100 : d < -17 && d > -100) &&
+           (in->z.operand_width != 16 || c->mode == FUZZ_SEG16);
+}
+
+bool gen_raw(struct soft *soft, struct rng *r, enum fuzz_mode mode, unsigned slot, struct fuzz_case *c)
+{
+    static const uint8_t prefixes[] = {0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x36, 0x3e};
+    struct insn in;
+    unsigned n = 0;
+    start_case(c, mode, slot);
+    while (rng_below(r, 4) == 0 && n < 6)
+        c->bytes[n++] = prefixes[rng_below(r, sizeof(prefixes))];
+    if (mode == FUZZ_64 && rng_below(r, 2))
+        c->bytes[n++] = (uint8_t)(0x40 | rng_below(r, 16));
+    unsigned map = rng_below(r, 8);
+    if (map == 0 && n + 3 < 8) { /* VEX: all maps and prefixes, W, L, vvvv */
+        c->bytes[n++] = 0xc4;
+        c->bytes[n++] = (uint8_t)(0xe0 | rng_below(r, 4));
+        c->bytes[n++] = (uint8_t)rng_next(r);
+        c->bytes[n++] = (uint8_t)(0xf0 | rng_below(r, 8));
+    } else if (map <= 3) {
+        c->bytes[n++] = 0x0f;
+        if (map == 1) {
+            c->bytes[n++] = 0x38;
+            c->bytes[n++] = (uint8_t)(0xf0 | rng_below(r, 8));
+        }
+    }
+    while (n < 15)
+        c->bytes[n++] = (uint8_t)rng_next(r);
+    c->len = 15;
+    int err = insn_decode(fuzz_bits(mode), false, c->bytes, c->len, &in);
+    if (err == 0) {
+        c->len = in.z.length;
+        memset(c->bytes + c->len, 0xcc, sizeof(c->bytes) - c->len);
+        return branch_stays(c, &in) && make_state(soft, r, c, &in);
+    }
+    /* Nothing, says the decoder: the processor must agree. No prefix may hide what comes behind. */
     random_state(r, c);
-    struct placing p = {.soft = soft, .r = r, .c = c, .in = &in};
-    bool fs = mode == FUZZ_64 && in.z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS; /* there lies our own thread's data */
-    if (rng_below(r, 256) || fs) {                                              /* else: as wild as it comes */
-        place_operands(&p);
-        place_stack(&p);
-        place_special(&p);
-    } else
-        place_fixed(&p);
-    if (p.unreachable || lands_anywhere(&p))
-        return false;
-    if (mode == FUZZ_32 && (uint32_t)c->in.reg[RSP] + 64 < 128)
-        c->in.reg[RSP] = 128; /* what wraps around 4 GiB may or may not fault */
-    if (bits != 64)
-        for (unsigned i = 0; i < 8; i++)
-            c->in.reg[i] = (uint32_t)c->in.reg[i];
-
-    /* A respelled instruction may have become another one, which must then be fit for this, too. */
-    struct op op;
-    const struct form *const *rows;
-    size_t n = form_rows(in.z.mnemonic, &rows);
-    if (insn_decode(bits, false, c->bytes, c->len, &in))
-        return false;
-    soft_lower(soft, c, &in, &op);
-    c->fn = op.fn;
-    for (size_t i = 0; i < n; i++)
-        for (unsigned k = 0; k < 4; k++)
-            if (rows[i]->fn[k] == op.fn && !(rows[i]->flags & FORM_NOFUZZ))
-                return true;
-    return false;
+    c->fn = op_ud;
+    c->mnemonic = ZYDIS_MNEMONIC_INVALID;
+    return err == -EINVAL;
 }

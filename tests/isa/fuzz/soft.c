@@ -7,7 +7,6 @@
 
 #include <asm/prctl.h>
 #include <setjmp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -17,6 +16,7 @@
 #include "cpu/code.h"
 #include "cpu/cpu.h"
 #include "cpu/flags.h"
+#include "cpu/interp/vec.h"
 
 /* Physical pages. The two data pages are not neighbours, so that a crossing access has two places to go to. */
 enum { PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, PT = 0x4000, FRAME0 = 0x8000, FRAME1 = 0x6000, FRAME_RO = 0x7000 };
@@ -152,13 +152,17 @@ void soft_lower(struct soft *s, const struct fuzz_case *c, const struct insn *in
     set_mode(s, c);
     copy.mode = s->cpu->mode;
     lower_insn(s->cpu, &copy, c->rip & 0xfff, op, &ends);
+    if (op->fn == op_vec_full) {
+        vec_cache_reset(s->cpu->vec);
+        lower_insn(s->cpu, &copy, c->rip & 0xfff, op, &ends);
+    }
 }
 
-static void poke(struct soft *s, const struct fuzz_poke *p)
+static void poke(struct soft *s, uint64_t addr, const uint8_t *bytes, unsigned n)
 {
-    for (unsigned i = 0; p->addr && i < sizeof(p->bytes); i++) {
-        uint64_t off = p->addr - DATA_BASE + i;
-        soft_page(s, (unsigned)(off >> 12))[off & 4095] = p->bytes[i];
+    for (unsigned i = 0; addr && i < n; i++) {
+        uint64_t off = addr - DATA_BASE + i;
+        soft_page(s, (unsigned)(off >> 12))[off & 4095] = bytes[i];
     }
 }
 
@@ -185,13 +189,14 @@ void soft_run(struct soft *s, const struct fuzz_case *c, struct fuzz_outcome *ou
     memset(out, 0, offsetof(struct fuzz_outcome, s.xsave));
     memset(ops, 0, sizeof(ops));
     for (unsigned i = 0; i < 2; i++)
-        poke(s, &c->poke[i]);
+        poke(s, c->poke[i].addr, c->poke[i].bytes, sizeof(c->poke[i].bytes));
+    poke(s, c->image.addr, c->image.bytes, c->image.len);
 
-    if (insn_decode(fuzz_bits(c->mode), false, c->bytes, c->len, &in)) {
-        fprintf(stderr, "a case does not decode\n");
-        exit(2);
-    }
-    soft_lower(s, c, &in, &ops[0]);
+    if (insn_decode(fuzz_bits(c->mode), false, c->bytes, c->len, &in))
+        ops[0].fn = op_ud;
+    else
+        soft_lower(s, c, &in, &ops[0]);
+    set_mode(s, c);
     memcpy(cpu->reg, c->in.reg, sizeof(c->in.reg));
     cpu->reg[REG_IP] = c->rip & ~UINT64_C(0xfff);
     cpu->rip = c->rip;
