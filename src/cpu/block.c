@@ -20,6 +20,7 @@
 #define ARENA_SIZE MiB(32)
 #define HASH_BITS 16
 #define HASH_SIZE (1u << HASH_BITS)
+#define BLOCK_ROOM (sizeof(struct block) + (BLOCK_MAX_OPS + 2) * sizeof(struct op)) /* the largest there can be */
 
 static uint32_t hash(uint64_t v) { return (uint32_t)(v * UINT64_C(0x9e3779b97f4a7c15) >> (64 - HASH_BITS)); }
 
@@ -35,10 +36,11 @@ int block_cache_new(struct block_cache **out)
     bc->by_page = calloc(HASH_SIZE, sizeof(*bc->by_page));
     bc->size = ARENA_SIZE;
     forget_jumps(bc);
+    bc->uncached = aligned_alloc(64, align_up(BLOCK_ROOM, 64));
     bc->arena = mmap(NULL, bc->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bc->arena == MAP_FAILED)
         bc->arena = NULL;
-    if (!bc->by_key || !bc->by_page || !bc->arena) {
+    if (!bc->by_key || !bc->by_page || !bc->uncached || !bc->arena) {
         block_cache_free(bc);
         return -ENOMEM;
     }
@@ -54,6 +56,7 @@ void block_cache_free(struct block_cache *bc)
         munmap(bc->arena, bc->size);
     free(bc->by_key);
     free(bc->by_page);
+    free(bc->uncached);
     free(bc);
 }
 
@@ -256,8 +259,7 @@ static void insert(struct block_cache *bc, struct block *b)
 static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
 {
     struct block_cache *bc = cpu->blocks;
-    size_t room = sizeof(struct block) + (BLOCK_MAX_OPS + 2) * sizeof(struct op);
-    if (bc->used + room > bc->size)
+    if (bc->used + BLOCK_ROOM > bc->size)
         block_flush(cpu);
     struct block *b = (struct block *)(void *)(bc->arena + bc->used);
     uint64_t page = align_down(gpa, MEM_PAGE), lin_next = align_down(lin, MEM_PAGE) + MEM_PAGE;
@@ -296,11 +298,13 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
     memset(link, 0, sizeof(*link));
     link->nops = insns;
     bc->built++;
-    if (b->cached) { /* else the next build overwrites it */
-        size_t size = sizeof(struct block) + (n + 1) * sizeof(struct op);
-        bc->used = align_up((size_t)((uint8_t *)b - bc->arena) + size, 32);
-        insert(bc, b);
+    size_t size = sizeof(struct block) + (n + 1) * sizeof(struct op);
+    if (!b->cached) { /* the next build is in this place, and its end must not write a link into that */
+        memcpy(bc->uncached, b, size);
+        return bc->uncached;
     }
+    bc->used = align_up((size_t)((uint8_t *)b - bc->arena) + size, 32);
+    insert(bc, b);
     return b;
 }
 
@@ -366,9 +370,11 @@ static const struct op op_fetching = {.fn = op_retired};
 
 const struct op *block_enter(struct cpu *cpu)
 {
+    struct block_cache *bc = cpu->blocks;
     struct jump_entry *e = jump_slot(cpu, cpu->rip);
     if (e->rip == cpu->rip && e->key == jump_key(cpu)) {
         cpu->reg[REG_IP] = cpu->rip - OP_OFF(e->op);
+        bc->entered = bc->flushes;
         return e->op;
     }
     cpu->reg[REG_IP] = cpu->rip;
@@ -382,6 +388,7 @@ const struct op *block_enter(struct cpu *cpu)
         e->key = jump_key(cpu);
         e->op = b->ops;
     }
+    bc->entered = bc->flushes;
     return b->ops;
 }
 
@@ -391,7 +398,8 @@ const struct op *block_goto_slow(struct cpu *cpu, const struct op *op, uint64_t 
 {
     struct block_link *link = (struct block_link *)(uintptr_t)(op + 1);
     uint64_t page_rip = cpu->reg[REG_IP];
-    uint64_t flushes = cpu->blocks->flushes;
+    /* A flush while the block ran (other CPUs' mail) or while the next is built: the link's memory is the next one's now. */
+    uint64_t entered = cpu->blocks->entered;
 
     cpu->rip = rip;
     if (cpu_wanted(cpu) || (cpu->mode & MODE_STEP))
@@ -399,7 +407,7 @@ const struct op *block_goto_slow(struct cpu *cpu, const struct op *op, uint64_t 
     const struct op *to = block_enter(cpu);
     const struct block *b = (const void *)((const char *)to - offsetof(struct block, ops));
     bool same_mode = b->mode == cpu->mode; /* not a piece of a block at the CS limit */
-    if (cpu->blocks->flushes == flushes && b->cached && !b->crosses && same_mode) {
+    if (cpu->blocks->flushes == entered && b->cached && !b->crosses && same_mode) {
         link->to[which] = to;
         link->gen[which] = rip - page_rip < 4096 ? LINK_SAME_PAGE : cpu->fetch_gen;
     }

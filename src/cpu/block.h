@@ -27,7 +27,7 @@ struct block {
     uint64_t gpa_next;        /* page of the rest of an instruction that crosses a page */
     uint32_t bytes;           /* of code */
     bool crosses;             /* its one instruction does: gpa_next and chunks[1] count */
-    bool cached;              /* false: code outside RAM, to be run once */
+    bool cached;              /* false: code outside RAM, to be run once: block_cache.uncached */
     struct block *by_key;     /* hash chain */
     struct block *by_page[2]; /* chains of the pages it lies in */
     struct op ops[];
@@ -57,6 +57,8 @@ struct block_cache {
     uint8_t *arena;
     size_t used, size;
     struct block **by_key, **by_page; /* hash heads */
+    struct block *uncached;           /* the block that is run once: nobody builds over it but the next of its kind */
+    uint64_t entered; /* `flushes` when the running block was entered: older ones' memory is not theirs */
     uint64_t flushes, built, dropped;
 };
 

@@ -101,6 +101,19 @@ def limits(t):
                 expect(status == 1 and said.count("\n") == 1, f"status {status}: {said!r}")
 
 
+# Writes JMP into the test device's memory, where it leads back to the kernel, and goes there three times.
+DEVICE_JUMP = "bf000100 ffc607e9 b832ff0f 01894701 b9030000 00ffe790 90904975 f8b014e6 f4f4"
+
+
+@test("process: code in device memory")
+def device_code(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        with t.case("a jump out of it"):
+            status, said = end_of(start(["-l", "pc-testdev", "-f", "multiboot," + kernel_of(DEVICE_JUMP, folder)],
+                                        stdin=subprocess.DEVNULL))
+            expect_equal((status, said), (41, ""), "status and message")
+
+
 @test("process: 64 vCPUs")
 def many(t):
     with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:

@@ -115,6 +115,39 @@ static void flushed_jumps_are_forgotten(void **state)
     assert_non_null(block_enter(r->cpu));
 }
 
+/* A block outside RAM is run once, and leaves no link behind where the next block stands. */
+static void link_of_an_uncached_block(void **state)
+{
+    struct rig *r = *state;
+    assert_int_equal(bus_new(&r->vm.mmio), 0);
+    rig_set_mode(r, RIG_PROT32);
+    rig_store(r, 0x7000, 0xf49090909090, 6); /* NOPs, HLT */
+    const struct op *to = NULL;
+    for (unsigned round = 0; round < 2; round++) {
+        r->cpu->rip = RAM_SIZE; /* reads as ones without a bus to ask: FF FF is no instruction */
+        const struct op *op = block_enter(r->cpu);
+        /* As a JMP at its end would do it. */
+        to = block_goto_slow(r->cpu, op, 0x7000, 0);
+        assert_true(to && to[1].fn && to[1].fn == to[2].fn);
+        block_flush(r->cpu);
+    }
+    bus_free(r->vm.mmio);
+}
+
+/* Nor does one over which a flush went while it ran. */
+static void link_of_a_flushed_block(void **state)
+{
+    struct rig *r = *state;
+    rig_set_mode(r, RIG_PROT32);
+    rig_store(r, 0x7000, 0xf49090909090, 6);
+    rig_store(r, 0x7100, 0xf4, 1);
+    r->cpu->rip = 0x7100;
+    const struct op *op = block_enter(r->cpu); /* first in the arena: where the next will be built */
+    block_flush(r->cpu);
+    op = block_goto_slow(r->cpu, op, 0x7000, 0);
+    assert_true(op && op[1].fn == op[2].fn && op[0].fn == op[1].fn);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +155,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(state_with_hidden_exception, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(summary_without_exception, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(register_in_immediate, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(link_of_an_uncached_block, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(link_of_a_flushed_block, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(flushed_jumps_are_forgotten, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
