@@ -15,6 +15,10 @@
 #define MXCSR_FLAGS 0x3fu
 #define MXCSR_MASKS 0x1f80u
 #define MXCSR_DEFAULT 0x1f80u
+#define MXCSR_OPERAND 0x07u /* IE, DE, ZE: found before there is a result */
+#define MXCSR_UE 0x10u
+#define MXCSR_UM 0x800u
+#define MXCSR_FZ 0x8000u
 
 void vec_check_sse(struct cpu *cpu)
 {
@@ -45,65 +49,115 @@ static const struct vec_insn *insn_of(const struct op *op) { return (const struc
 
 static uint32_t mxcsr_of(const struct cpu *cpu) { return get_le32(cpu->xsave + XSAVE_MXCSR); }
 
-/*
- * Unmasked SIMD floating-point exceptions: the instruction has run with all
- * masked; if it raised one that the guest wants, its results are undone.
- */
-static _Noreturn void raise_simd(struct cpu *cpu, const uint8_t *before, uint64_t *gpr_before, uint32_t flags)
+/* What an instruction may change, put away while it is tried. */
+struct saved {
+    uint8_t xsave[sizeof(((struct cpu *)0)->xsave)];
+    uint64_t reg[16];
+};
+static void save(const struct cpu *cpu, struct saved *s)
 {
-    memcpy(cpu->xsave, before, sizeof(cpu->xsave));
-    memcpy(cpu->reg, gpr_before, 16 * sizeof(uint64_t));
-    put_le32(cpu->xsave + XSAVE_MXCSR, mxcsr_of(cpu) | flags);
+    memcpy(s->xsave, cpu->xsave, sizeof(s->xsave));
+    memcpy(s->reg, cpu->reg, sizeof(s->reg));
+}
+static void restore(struct cpu *cpu, const struct saved *s)
+{
+    memcpy(cpu->xsave, s->xsave, sizeof(s->xsave));
+    memcpy(cpu->reg, s->reg, sizeof(s->reg));
+}
+
+/* The guest's MXCSR with the raised flags, of which one or another is unmasked: #XM. */
+static _Noreturn void raise_simd(struct cpu *cpu, uint32_t raised)
+{
+    put_le32(cpu->xsave + XSAVE_MXCSR, mxcsr_of(cpu) | raised);
     cpu_raise(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD, 0);
 }
 
-/*
- * Runs the stub. An exception that comes before the operation is finished (invalid, denormal, zero-divide) hides
- * later ones of the same element; all raised flags are recorded here, as for packed operands.
- */
-static uint64_t run_stub(struct cpu *cpu, const struct vec_insn *v, void *mem)
+static uint64_t run_masked(struct cpu *cpu, const struct vec_insn *v, void *mem, uint32_t control, uint32_t *raised)
 {
-    uint32_t mx[3] = {MXCSR_DEFAULT, MXCSR_DEFAULT, 0};
-    if (!(v->flags & VEC_MXCSR))
-        return v->fn(cpu->xsave, mem, 0, 0, cpu->reg, mx);
-
-    uint32_t guest = mxcsr_of(cpu);
-    mx[0] = (guest | MXCSR_MASKS) & ~MXCSR_FLAGS;
-    uint64_t flags;
-    if (LIKELY((guest & MXCSR_MASKS) == MXCSR_MASKS)) {
-        flags = v->fn(cpu->xsave, mem, 0, 0, cpu->reg, mx);
-    } else {
-        uint8_t before[sizeof(cpu->xsave)];
-        uint64_t gpr_before[16];
-        memcpy(before, cpu->xsave, sizeof(before));
-        memcpy(gpr_before, cpu->reg, sizeof(gpr_before));
-        flags = v->fn(cpu->xsave, mem, 0, 0, cpu->reg, mx);
-        uint32_t raised = mx[2] & MXCSR_FLAGS;
-        if (raised & ~(guest >> 7))
-            raise_simd(cpu, before, gpr_before, raised);
-    }
-    put_le32(cpu->xsave + XSAVE_MXCSR, guest | (mx[2] & MXCSR_FLAGS));
+    uint32_t mx[3] = {control, MXCSR_DEFAULT, 0};
+    uint64_t flags = v->fn(cpu->xsave, mem, 0, 0, cpu->reg, mx);
+    *raised = mx[2] & MXCSR_FLAGS;
     return flags;
 }
 
-/* MMX: the x87 state goes through the host's whole, MXCSR with it. */
+/*
+ * With some exceptions unmasked. The instruction runs with all masked, and what it did is undone if it raised one
+ * that the guest wants. Two things differ then. An unmasked underflow is raised for tiny results even if they are
+ * exact, and flushing to zero does not apply; that a result is tiny shows in a second run, which flushes. And an
+ * exception of an operand (invalid, denormal, zero-divide) stops the instruction before it has results to judge.
+ *
+ * What still differs are flags beside the one that raises: PE with an overflow or underflow is that of a result with
+ * a limited exponent, and those of DPPS and DPPD are of all their steps, though the first may have raised.
+ */
+/* VCVTPS2PH never flushes: does it make a half-precision number that is tiny and exact? */
+static bool tiny_half(struct cpu *cpu, const struct vec_insn *v)
+{
+    const uint8_t *code = v->key; /* C4, R X B map, W vvvv L pp, 1D, ModRM */
+    unsigned reg = (code[4] >> 3 & 7) | (code[1] & 0x80 ? 0 : 8), n = code[2] & 4 ? 8 : 4;
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t x = get_le32((i < 4 ? xmm_low(cpu, reg) : xmm_high(cpu, reg)) + 4 * (i & 3)) & 0x7fffffff;
+        int exponent = (int)(x >> 23) - 127;
+        /* A multiple of 2^-24 below 2^-14; the significand ends 23 bits below its exponent. */
+        if (x && exponent < -14 && exponent >= -24 && __builtin_ctz(x | 1u << 23) - 23 + exponent >= -24)
+            return true;
+    }
+    return false;
+}
+
+static uint64_t run_unmasked(struct cpu *cpu, const struct vec_insn *v, void *mem)
+{
+    uint32_t guest = mxcsr_of(cpu), control = (guest | MXCSR_MASKS) & ~MXCSR_FLAGS, raised, tiny;
+    struct saved before;
+    save(cpu, &before);
+    if (v->flags & VEC_HALF) {
+        tiny = !(guest & MXCSR_UM) && tiny_half(cpu, v) ? MXCSR_UE : 0;
+    } else if (!(guest & MXCSR_UM)) {
+        run_masked(cpu, v, mem, control | MXCSR_FZ, &tiny);
+        restore(cpu, &before);
+        control &= ~MXCSR_FZ;
+    } else {
+        tiny = 0;
+    }
+    uint64_t flags = run_masked(cpu, v, mem, control, &raised);
+    raised |= tiny & MXCSR_UE;
+    uint32_t unmasked = raised & ~(guest >> 7);
+    if (unmasked) {
+        restore(cpu, &before);
+        raise_simd(cpu, unmasked & MXCSR_OPERAND ? raised & MXCSR_OPERAND : raised);
+    }
+    put_le32(cpu->xsave + XSAVE_MXCSR, guest | raised);
+    return flags;
+}
+
+static uint64_t run_stub(struct cpu *cpu, const struct vec_insn *v, void *mem)
+{
+    uint32_t guest = mxcsr_of(cpu), raised;
+    if (!(v->flags & VEC_MXCSR))
+        return run_masked(cpu, v, mem, MXCSR_DEFAULT, &raised);
+    if (UNLIKELY((guest & MXCSR_MASKS) != MXCSR_MASKS))
+        return run_unmasked(cpu, v, mem);
+    uint64_t flags = run_masked(cpu, v, mem, guest & ~MXCSR_FLAGS, &raised);
+    put_le32(cpu->xsave + XSAVE_MXCSR, guest | raised);
+    return flags;
+}
+
+/* MMX: the x87 state goes through the host's whole, MXCSR with it. An exception undoes the result but not the transition. */
 static void run_full_mmx(struct cpu *cpu, const struct vec_insn *v, void *mem)
 {
-    uint8_t before[sizeof(cpu->xsave)];
-    uint64_t gpr_before[16];
+    struct saved before;
     uint32_t mx[3] = {MXCSR_DEFAULT, MXCSR_DEFAULT, 0}, guest = mxcsr_of(cpu);
 
-    vec_check_x87(cpu, true);
-    memcpy(before, cpu->xsave, sizeof(before));
-    memcpy(gpr_before, cpu->reg, sizeof(gpr_before));
+    save(cpu, &before);
     put_le32(cpu->xsave + XSAVE_MXCSR, (guest | MXCSR_MASKS) & ~MXCSR_FLAGS);
     v->fn(cpu->xsave, mem, 0, 0, cpu->reg, mx);
     /* The host's idea of the last x87 instruction is not the guest's. */
-    memcpy(cpu->xsave + XSAVE_FOP, before + XSAVE_FOP, XSAVE_MXCSR - XSAVE_FOP);
-    uint32_t raised = mxcsr_of(cpu) & MXCSR_FLAGS;
-    put_le32(cpu->xsave + XSAVE_MXCSR, guest);
-    if (raised & ~(guest >> 7))
-        raise_simd(cpu, before, gpr_before, raised);
+    memcpy(cpu->xsave + XSAVE_FOP, before.xsave + XSAVE_FOP, XSAVE_MXCSR - XSAVE_FOP);
+    uint32_t raised = mxcsr_of(cpu) & MXCSR_FLAGS, unmasked = raised & ~(guest >> 7);
+    if (unmasked) {
+        restore(cpu, &before);
+        vec_mmx_transition(cpu);
+        raise_simd(cpu, unmasked & MXCSR_OPERAND ? raised & MXCSR_OPERAND : raised);
+    }
     put_le32(cpu->xsave + XSAVE_MXCSR, guest | raised);
 }
 
@@ -125,10 +179,14 @@ const struct op *op_vec(struct cpu *cpu, const struct op *op)
     if (v->flags & VEC_VEX)
         vec_check_avx(cpu);
     else if (v->flags & VEC_FULL && !(cpu->cr0 & CR0_EM))
-        vec_check_x87(cpu, false); /* MMX does not ask for OSFXSR */
+        vec_check_x87(cpu, true); /* MMX does not ask for OSFXSR */
     else
         vec_check_sse(cpu);
     if (v->mem_size) {
+        /* Alignment comes before the segment's limit. */
+        if ((v->flags & VEC_ALIGN) && OP_EA_KIND(op) == EA_CHECK &&
+            ((cpu->seg[OP_SEG(op)].base + op_offset(cpu, op)) & (v->mem_size - 1u)))
+            cpu_gp(cpu, 0);
         lin = op_linear(cpu, op, v->mem_size, v->flags & VEC_STORE ? MMU_WRITE : MMU_READ);
         if ((v->flags & VEC_ALIGN) && (lin & (v->mem_size - 1u)))
             cpu_gp(cpu, 0);
@@ -172,33 +230,35 @@ const struct op *op_x87(struct cpu *cpu, const struct op *op)
 {
     const struct vec_insn *v = insn_of(op);
     uint8_t mem[16] __attribute__((aligned(16))) = {0};
-    uint8_t last[XSAVE_MXCSR - XSAVE_FOP];
     uint32_t mx[3] = {MXCSR_DEFAULT, MXCSR_DEFAULT, 0};
     uint64_t lin = 0;
 
     vec_check_x87(cpu, !(v->flags & VEC_NOWAIT));
-    if (v->mem_size) {
-        lin = op_linear(cpu, op, v->mem_size, v->flags & VEC_STORE ? MMU_WRITE : MMU_READ);
-        if (v->flags & VEC_LOAD)
-            mmu_read(cpu, lin, mem, v->mem_size, 0);
-        if (v->flags & VEC_STORE)
-            mmu_probe_write(cpu, lin, v->mem_size, 0);
+    if (v->flags & VEC_LOAD) {
+        lin = op_linear(cpu, op, v->mem_size, MMU_READ);
+        mmu_read(cpu, lin, mem, v->mem_size, 0);
     }
-    memcpy(last, cpu->xsave + XSAVE_FOP, sizeof(last));
+    uint8_t before[XSAVE_X87_END], after[XSAVE_X87_END];
+    memcpy(before, cpu->xsave, sizeof(before));
     uint16_t fsw = get_le16(cpu->xsave + XSAVE_FSW);
     uint32_t mxcsr = mxcsr_of(cpu);
     put_le32(cpu->xsave + XSAVE_MXCSR, mxcsr | MXCSR_MASKS);
     uint64_t flags = v->fn(cpu->xsave, mem, 0, cpu_rflags(cpu) & RFL_ARITH, cpu->reg, mx);
     put_le32(cpu->xsave + XSAVE_MXCSR, mxcsr);
-    memcpy(cpu->xsave + XSAVE_FOP, last, sizeof(last));
+    memcpy(cpu->xsave + XSAVE_FOP, before + XSAVE_FOP, XSAVE_MXCSR - XSAVE_FOP);
 
     uint16_t now = get_le16(cpu->xsave + XSAVE_FSW);
     uint16_t fcw = get_le16(cpu->xsave + XSAVE_FCW);
-    /* Unmasked and not just inexact: the destination was not written. */
+    /* Unmasked and not just inexact: memory is not written, nor even looked at. */
     bool not_stored = (now & FSW_ES) && !(fsw & FSW_ES) && (now & ~fcw & 0x1f);
-    if ((v->flags & VEC_STORE) && !not_stored)
+    if ((v->flags & VEC_STORE) && !not_stored) {
+        memcpy(after, cpu->xsave, sizeof(after));
+        memcpy(cpu->xsave, before, sizeof(before));
+        lin = op_linear(cpu, op, v->mem_size, MMU_WRITE);
         mmu_write(cpu, lin, mem, v->mem_size, 0);
-    if ((v->flags & VEC_FLAGS) && !not_stored)
+        memcpy(cpu->xsave, after, sizeof(after));
+    }
+    if (v->flags & VEC_FLAGS)
         cpu_set_arith_flags(cpu, (uint32_t)flags & RFL_ARITH);
     if (!(v->flags & VEC_CONTROL))
         set_last_x87(cpu, op, v, op_offset(cpu, op));

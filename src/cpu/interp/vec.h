@@ -35,6 +35,7 @@ enum {
     VEC_X87 = 1 << 8,
     VEC_NOWAIT = 1 << 9,   /* x87: does not look for pending exceptions first */
     VEC_CONTROL = 1 << 10, /* x87: leaves FIP, FDP and FOP alone */
+    VEC_HALF = 1 << 11,    /* VCVTPS2PH */
 };
 
 #define VEC_CODE_MAX 16 /* bytes of an instruction as emitted */
@@ -86,6 +87,11 @@ void vec_check_sse(struct cpu *);
 void vec_check_avx(struct cpu *);
 void vec_check_x87(struct cpu *, bool waits);
 
+/* What a use of MMX registers does to the x87 state: TOP is 0, all are valid. FXSAVE order is that of the stack. */
+void vec_mmx_transition(struct cpu *);
+/* TOP changes, the registers stay: their order in the image follows. */
+void x87_turn(struct cpu *, unsigned top);
+
 op_fn op_vec, op_vec_sse_rr, op_x87, op_vec_full;
 /* vec_mem.c: element-wise memory forms; op->imm tells which, op->reg, op->rm and op->disp's register numbers. */
 bool vec_mem_lower(struct cpu *, const struct insn *, struct op *op);
@@ -103,6 +109,8 @@ static inline uint8_t *xmm_high(struct cpu *cpu, unsigned n) { return cpu->xsave
 #define XSAVE_FDP 16
 #define XSAVE_MXCSR 24
 #define XSAVE_ST 32
+#define XSAVE_X87_END 160 /* where the XMM registers begin */
+#define FCW_BITS 0x1f3fu  /* that can be written; bit 6 is always set */
 
 #define FSW_ES 0x80u
 #define FSW_B 0x8000u

@@ -207,6 +207,9 @@ static void plan_x87(const struct insn *insn, struct vec_plan *p)
     p->code[1] = memory ? (uint8_t)(z->raw.modrm.reg << 3 | 6) : modrm;
     p->code_len = 2;
     switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FENI8087_NOP: /* the 8087's and 287's own */
+    case ZYDIS_MNEMONIC_FDISI8087_NOP:
+    case ZYDIS_MNEMONIC_FSETPM287_NOP:
     case ZYDIS_MNEMONIC_FNCLEX:
     case ZYDIS_MNEMONIC_FNSTCW: p->flags |= VEC_NOWAIT | VEC_CONTROL; break;
     case ZYDIS_MNEMONIC_FLDCW: p->flags |= VEC_CONTROL; break;
@@ -254,6 +257,8 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
             plan.flags |= VEC_FULL;
         else if (uses_mxcsr(z))
             plan.flags |= VEC_MXCSR;
+        if (z->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
+            plan.flags |= VEC_HALF;
         if (z->cpu_flags && (z->cpu_flags->modified | z->cpu_flags->set_0 | z->cpu_flags->undefined))
             plan.flags |= VEC_FLAGS;
         if (vex ? z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1 && plan.mem_size >= 16

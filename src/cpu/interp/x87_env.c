@@ -12,6 +12,22 @@
 #include "cpu/seg.h"
 #include "util/bytes.h"
 
+void x87_turn(struct cpu *cpu, unsigned top)
+{
+    uint8_t st[128];
+    unsigned fsw = get_le16(cpu->xsave + XSAVE_FSW), by = top - (fsw >> 11 & 7);
+    memcpy(st, cpu->xsave + XSAVE_ST, sizeof(st));
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(cpu->xsave + XSAVE_ST + 16 * i, st + 16 * ((i + by) & 7), 16);
+    put_le16(cpu->xsave + XSAVE_FSW, (uint16_t)((fsw & ~0x3800u) | top << 11));
+}
+
+void vec_mmx_transition(struct cpu *cpu)
+{
+    x87_turn(cpu, 0);
+    cpu->xsave[XSAVE_FTW] = 0xff;
+}
+
 static const struct op *op_fwait(struct cpu *cpu, const struct op *op)
 {
     if ((cpu->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
@@ -103,7 +119,8 @@ static unsigned get_env(struct cpu *cpu, bool wide, const uint8_t *e)
     uint64_t fip, fdp;
     uint16_t fop = 0;
 
-    put_le16(x + XSAVE_FCW, (get_le16(e) & 0x1f3f) | 0x40);
+    put_le16(x + XSAVE_FCW, (get_le16(e) & FCW_BITS) | 0x40);
+    x87_turn(cpu, get_le16(e + step) >> 11 & 7);
     put_le16(x + XSAVE_FSW, get_le16(e + step));
     x[XSAVE_FTW] = 0;
     for (unsigned r = 0; r < 8; r++)
@@ -137,6 +154,7 @@ static bool wide(const struct op *op) { return OP_SIZE(op) != 2; }
 
 static void fninit(struct cpu *cpu)
 {
+    x87_turn(cpu, 0); /* the registers are empty but keep their contents */
     memset(cpu->xsave, 0, XSAVE_MXCSR);
     put_le16(cpu->xsave + XSAVE_FCW, 0x37f);
 }
