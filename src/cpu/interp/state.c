@@ -61,13 +61,17 @@ static void save_x87(const struct cpu *cpu, uint8_t *img, bool wide)
         memset(img + 12, 0, 4);
         memset(img + 20, 0, 4);
     }
-    for (unsigned i = 0; i < 8; i++)
+    for (unsigned i = 0; i < 8; i++) {
         memcpy(img + ST0 + 16 * i, cpu->xsave + ST0 + 16 * i, 10);
+        memset(img + ST0 + 16 * i + 10, 0, 6);
+    }
 }
 
 static void restore_x87(struct cpu *cpu, const uint8_t *img, bool wide)
 {
     memcpy(cpu->xsave, img, MXCSR);
+    put_le16(cpu->xsave + FCW, (get_le16(img + FCW) & FCW_BITS) | 0x40);
+    put_le16(cpu->xsave + XSAVE_FOP, get_le16(img + XSAVE_FOP) & 0x7ff);
     cpu->xsave[FTW + 1] = 0;
     if (!wide) {
         memset(cpu->xsave + 12, 0, 4);
@@ -184,8 +188,7 @@ static const struct op *xsave(struct cpu *cpu, const struct op *op, enum xsave_k
         memcpy(img + YMM_HI, cpu->xsave + YMM_HI, xmm_bytes(cpu));
     if (compact) {
         put_le64(img + HEADER, rfbm & use);
-        put_le64(img + HEADER + 8, rfbm | XCOMP_COMPACT);
-        memset(img + HEADER + 16, 0, 48);
+        put_le64(img + HEADER + 8, rfbm | XCOMP_COMPACT); /* the rest of the header stays as it was */
     } else {
         put_le64(img + HEADER, (get_le64(img + HEADER) & ~rfbm) | (rfbm & use));
     }
