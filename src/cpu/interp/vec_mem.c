@@ -18,7 +18,9 @@ struct elements {
     uint8_t size;  /* bytes an element */
     uint8_t index_size;
     uint8_t count;
-    uint8_t pad[3];
+    uint8_t all; /* gathers: elements of the destination register; there may be fewer indices */
+    uint8_t vex;
+    uint8_t pad;
 };
 _Static_assert(sizeof(struct elements) == sizeof(uint64_t), "fits op->imm");
 
@@ -55,15 +57,22 @@ static uint64_t load_element(struct cpu *cpu, uint64_t lin, unsigned size)
     return size == 4 ? ld32(cpu, lin) : ld64(cpu, lin);
 }
 
+/* Of element i; what is masked out is not even held against the segment's limit. */
+static uint64_t element_linear(struct cpu *cpu, const struct op *op, const struct elements *e, unsigned i, unsigned access)
+{
+    struct op one = *op;
+    one.disp += i * e->size;
+    return op_linear(cpu, &one, e->size, access);
+}
+
 static const struct op *op_maskmov_load(struct cpu *cpu, const struct op *op)
 {
     struct elements e = elements_of(op);
     uint64_t value[8] = {0};
     vec_check_avx(cpu);
-    uint64_t lin = op_linear(cpu, op, e.size * e.count, MMU_READ);
     for (unsigned i = 0; i < e.count; i++)
         if (masked_in(cpu, &e, i))
-            value[i] = load_element(cpu, lin + i * e.size, e.size);
+            value[i] = load_element(cpu, element_linear(cpu, op, &e, i, MMU_READ), e.size);
     for (unsigned i = 0; i < e.count; i++)
         put_element(cpu, op->reg, i * e.size, e.size, value[i]);
     clear_from(cpu, op->reg, e.count * e.size);
@@ -73,22 +82,30 @@ static const struct op *op_maskmov_load(struct cpu *cpu, const struct op *op)
 static const struct op *op_maskmov_store(struct cpu *cpu, const struct op *op)
 {
     struct elements e = elements_of(op);
+    uint64_t lin[8] = {0};
     vec_check_avx(cpu);
-    uint64_t lin = op_linear(cpu, op, e.size * e.count, MMU_WRITE);
     for (unsigned i = 0; i < e.count; i++) /* all faults before the first store */
-        if (masked_in(cpu, &e, i))
-            mmu_probe_write(cpu, lin + i * e.size, e.size, 0);
+        if (masked_in(cpu, &e, i)) {
+            lin[i] = element_linear(cpu, op, &e, i, MMU_WRITE);
+            mmu_probe_write(cpu, lin[i], e.size, 0);
+        }
     for (unsigned i = 0; i < e.count; i++)
         if (masked_in(cpu, &e, i))
-            mmu_write(cpu, lin + i * e.size, byte_of(cpu, op->reg, i * e.size), e.size, 0);
+            mmu_write(cpu, lin[i], byte_of(cpu, op->reg, i * e.size), e.size, 0);
     return op + 1;
 }
 
-/* Elements done are marked in the mask register, so a fault in the middle restarts with the rest. */
+/*
+ * Elements done are marked in the mask register, so a fault in the middle restarts with the rest. The mask is made
+ * whole elements first; what lies above the destination is cleared with the first element that arrives.
+ */
 static const struct op *op_gather(struct cpu *cpu, const struct op *op)
 {
     struct elements e = elements_of(op);
     vec_check_avx(cpu);
+    for (unsigned i = 0; i < e.all; i++)
+        put_element(cpu, e.mask, i * e.size, e.size, masked_in(cpu, &e, i) ? ~UINT64_C(0) : 0);
+    clear_from(cpu, e.mask, e.all * e.size);
     for (unsigned i = 0; i < e.count; i++) {
         if (masked_in(cpu, &e, i)) {
             const uint8_t *at = byte_of(cpu, e.index, i * e.index_size);
@@ -97,6 +114,7 @@ static const struct op *op_gather(struct cpu *cpu, const struct op *op)
             one.disp = (int64_t)((uint64_t)op->disp + ((uint64_t)index << OP_SCALE(op)));
             uint64_t v = load_element(cpu, op_linear(cpu, &one, e.size, MMU_READ), e.size);
             put_element(cpu, op->reg, i * e.size, e.size, v);
+            clear_from(cpu, op->reg, e.all * e.size);
         }
         put_element(cpu, e.mask, i * e.size, e.size, 0);
     }
@@ -109,7 +127,7 @@ static const struct op *op_gather(struct cpu *cpu, const struct op *op)
 static const struct op *op_maskmovdqu(struct cpu *cpu, const struct op *op)
 {
     struct elements e = elements_of(op);
-    if (e.pad[0])
+    if (e.vex)
         vec_check_avx(cpu);
     else
         vec_check_sse(cpu);
@@ -146,12 +164,7 @@ static const struct op *op_maskmovq(struct cpu *cpu, const struct op *op)
             else
                 st8(cpu, lin + i, data[i]);
         }
-    uint8_t st[128];
-    memcpy(st, cpu->xsave + XSAVE_ST, sizeof(st));
-    for (unsigned n = 0; n < 8; n++)
-        memcpy(cpu->xsave + XSAVE_ST + 16 * n, st + 16 * ((n - top) & 7), 16);
-    put_le16(cpu->xsave + XSAVE_FSW, get_le16(cpu->xsave + XSAVE_FSW) & 0xc7ff);
-    cpu->xsave[XSAVE_FTW] = 0xff;
+    vec_mmx_transition(cpu);
     return op + 1;
 }
 
@@ -199,6 +212,7 @@ static bool lower_gather(const struct insn *insn, struct op *op, unsigned size, 
                              .index = (uint8_t)index,
                              .size = (uint8_t)size,
                              .index_size = (uint8_t)index_size,
+                             .all = (uint8_t)by_data,
                              .count = (uint8_t)(by_data < by_index ? by_data : by_index)});
     return true;
 }
@@ -226,7 +240,7 @@ bool vec_mem_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
     case ZYDIS_MNEMONIC_VMASKMOVDQU: /* data, mask, [rdi] */
         op->base = RDI;
         finish(op, insn->z.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? op_maskmovq : op_maskmovdqu, reg_id(&insn->op[0]),
-               (struct elements){.mask = (uint8_t)reg_id(&insn->op[1]), .size = 1, .count = 16, .pad = {vex}});
+               (struct elements){.mask = (uint8_t)reg_id(&insn->op[1]), .size = 1, .count = 16, .vex = vex});
         return true;
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VPMASKMOVD: return lower_maskmov(insn, op, 4);
