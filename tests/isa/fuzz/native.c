@@ -88,6 +88,8 @@ static void enter_case(const struct fuzz_case *c, ucontext_t *uc)
     for (unsigned i = 0; i < 2; i++)
         if (c->poke[i].addr)
             memcpy((void *)(uintptr_t)c->poke[i].addr, c->poke[i].bytes, sizeof(c->poke[i].bytes));
+    if (c->image.addr)
+        memcpy((void *)(uintptr_t)c->image.addr, c->image.bytes, c->image.len);
     for (unsigned i = 0; i < 16; i++)
         g[gregs[i]] = (greg_t)c->in.reg[i];
     g[REG_RIP] = (greg_t)c->rip;
