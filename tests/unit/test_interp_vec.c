@@ -88,6 +88,93 @@ static void register_in_immediate(void **state)
     assert_int_equal(xmm_low(r->cpu, 0)[0], 0x11);
 }
 
+/* Legacy 16-byte operands and the aligned moves ask for alignment; the others, and what VEX encodes, do not. */
+static void alignment(void **state)
+{
+    struct rig *r = *state;
+    use_vectors(r, RIG_PROT32);
+    r->cpu->reg[RBX] = IMAGE + 8;
+    RUN(r, 0x0f, 0x28, 0x03); /* MOVAPS XMM0, [EBX] */
+    assert_int_equal(r->vector, EXC_GP);
+    RUN(r, 0x0f, 0x29, 0x03); /* MOVAPS [EBX], XMM0 */
+    assert_int_equal(r->vector, EXC_GP);
+    RUN(r, 0x66, 0x0f, 0xfe, 0x03); /* PADDD XMM0, [EBX] */
+    assert_int_equal(r->vector, EXC_GP);
+    RUN(r, 0x66, 0x0f, 0xe7, 0x03); /* MOVNTDQ [EBX], XMM0 */
+    assert_int_equal(r->vector, EXC_GP);
+    RUN(r, 0x0f, 0x10, 0x03); /* MOVUPS XMM0, [EBX] */
+    assert_int_equal(r->vector, NO_FAULT);
+    RUN(r, 0xf3, 0x0f, 0x6f, 0x03); /* MOVDQU XMM0, [EBX] */
+    assert_int_equal(r->vector, NO_FAULT);
+    RUN(r, 0xc5, 0xf8, 0x28, 0x03); /* VMOVAPS XMM0, [EBX] */
+    assert_int_equal(r->vector, EXC_GP);
+    RUN(r, 0xc5, 0xf9, 0xfe, 0x03); /* VPADDD XMM0, XMM0, [EBX] */
+    assert_int_equal(r->vector, NO_FAULT);
+    r->cpu->reg[RBX] = IMAGE + 16;
+    RUN(r, 0x0f, 0x28, 0x03);
+    assert_int_equal(r->vector, NO_FAULT);
+    RUN(r, 0xc5, 0xfc, 0x28, 0x03); /* VMOVAPS YMM0, [EBX]: to 32 bytes */
+    assert_int_equal(r->vector, EXC_GP);
+    r->cpu->reg[RBX] = IMAGE + 32;
+    RUN(r, 0xc5, 0xfc, 0x28, 0x03);
+    assert_int_equal(r->vector, NO_FAULT);
+}
+
+/* An exception that MXCSR does not mask leaves its flag behind and nothing else. */
+static void simd_exceptions(void **state)
+{
+    struct rig *r = *state;
+    static const uint32_t minus_one = 0xbf800000;
+    for (unsigned os = 0; os < 2; os++) {
+        use_vectors(r, RIG_PROT32);
+        if (!os)
+            r->cpu->cr4 &= ~(uint64_t)CR4_OSXMMEXCPT;
+        put_le32(r->cpu->xsave + XSAVE_MXCSR, 0x1f80 & ~0x80u); /* IM clear */
+        memset(r->cpu->xsave + 160, 0, 32);
+        put_le32(xmm_low(r->cpu, 1), minus_one);
+        RUN(r, 0xf3, 0x0f, 0x51, 0xc1); /* SQRTSS XMM0, XMM1 */
+        assert_int_equal(r->vector, os ? EXC_XM : EXC_UD);
+        assert_int_equal(get_le32(xmm_low(r->cpu, 0)), 0);
+        assert_int_equal(get_le32(r->cpu->xsave + XSAVE_MXCSR), 0x1f01);
+        RUN(r, 0xc5, 0xf2, 0x51,
+            0xc1); /* VSQRTSS XMM0, XMM1, XMM1: the flag alone raises nothing, the operation does */
+        assert_int_equal(r->vector, os ? EXC_XM : EXC_UD);
+        r->cpu->reg[RAX] = 0x1234;
+        RUN(r, 0xf3, 0x0f, 0x2d, 0xc0); /* CVTSS2SI EAX, XMM0 of 0: fine */
+        assert_int_equal(r->vector, NO_FAULT);
+        put_le32(xmm_low(r->cpu, 0), 0x7f800000); /* infinity */
+        r->cpu->reg[RAX] = 0x1234;
+        RUN(r, 0xf3, 0x0f, 0x2d, 0xc0);
+        assert_int_equal(r->vector, os ? EXC_XM : EXC_UD);
+        assert_int_equal(r->cpu->reg[RAX], 0x1234);
+        /* Masked, it only sets the flag; the flags of others stay. */
+        put_le32(r->cpu->xsave + XSAVE_MXCSR, 0x1f80 | 0x20);
+        RUN(r, 0xf3, 0x0f, 0x51, 0xc1);
+        assert_int_equal(r->vector, NO_FAULT);
+        assert_int_equal(get_le32(r->cpu->xsave + XSAVE_MXCSR), 0x1fa1);
+    }
+}
+
+/* An instruction over a page boundary is decoded anew when its second page is another one. */
+static void second_page_changes(void **state)
+{
+    struct rig *r = *state;
+    rig_set_mode(r, RIG_LONG64);
+    rig_store(r, 0x7ffe, 0xb8, 1); /* MOV EAX, imm32 */
+    rig_store(r, 0x7fff, 0x11, 1);
+    rig_store(r, 0x8000, 0xf4111111, 4);
+    rig_store(r, 0x9000, 0xf4222222, 4);
+    for (unsigned page = 8; page <= 9; page++) {
+        rig_store(r, 0x4000 + 8 * 8, page << 12 | 7, 8);
+        mmu_flush_page(r->cpu, 0x8000);
+        r->cpu->rip = 0x7ffe;
+        const struct op *op = block_enter(r->cpu);
+        r->cpu->op = op;
+        op->fn(r->cpu, op);
+        assert_int_equal(r->cpu->reg[RAX], page == 8 ? 0x11111111 : 0x22222211);
+    }
+}
+
 /* After a flush nobody may be led to where blocks were, even when the count of translations has come round. */
 static void flushed_jumps_are_forgotten(void **state)
 {
@@ -155,6 +242,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(state_with_hidden_exception, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(summary_without_exception, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(register_in_immediate, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(alignment, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(simd_exceptions, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(second_page_changes, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(link_of_an_uncached_block, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(link_of_a_flushed_block, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(flushed_jumps_are_forgotten, rig_setup, rig_teardown),
