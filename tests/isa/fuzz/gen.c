@@ -531,6 +531,8 @@ static void place_stack(struct placing *p)
     v = rng_value(p->r);
     memcpy(bytes + 8, &v, 8);
     uint64_t sp = c->mode == FUZZ_SEG16 ? (uint16_t)c->in.reg[RSP] : c->in.reg[RSP];
+    if (p->fixed[RSP] && p->aimed)
+        return; /* the target lies there */
     bool poked = poke_bytes(c, 1, sp + segment_base(p, ZYDIS_REGISTER_SS), bytes, sizeof(bytes));
     p->aimed |= poked && m == ZYDIS_MNEMONIC_RET;
 }
