@@ -271,7 +271,7 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
         lin_next = (uint32_t)lin_next;
     memset(b, 0, sizeof(*b));
     b->gpa = gpa;
-    b->mode = cpu->mode;
+    b->mode = block_mode(cpu);
     b->cached = true;
     while (!ends && n < max && off < 4096) {
         unsigned len = decode_one(cpu, b, page + off, n == 0 ? &lin_next : NULL, &b->ops[n], &ends);
@@ -310,8 +310,8 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
 
 static struct block *find(struct cpu *cpu, uint64_t lin, uint64_t gpa)
 {
-    for (struct block *b = cpu->blocks->by_key[hash(gpa ^ cpu->mode)]; b; b = b->by_key) {
-        if (b->gpa != gpa || b->mode != cpu->mode)
+    for (struct block *b = cpu->blocks->by_key[hash(gpa ^ block_mode(cpu))]; b; b = b->by_key) {
+        if (b->gpa != gpa || b->mode != block_mode(cpu))
             continue;
         if (!b->crosses)
             return b;
@@ -406,7 +406,7 @@ const struct op *block_goto_slow(struct cpu *cpu, const struct op *op, uint64_t 
         return NULL;
     const struct op *to = block_enter(cpu);
     const struct block *b = (const void *)((const char *)to - offsetof(struct block, ops));
-    bool same_mode = b->mode == cpu->mode; /* not a piece of a block at the CS limit */
+    bool same_mode = b->mode == block_mode(cpu); /* not a piece of a block at the CS limit */
     if (cpu->blocks->flushes == entered && b->cached && !b->crosses && same_mode) {
         link->to[which] = to;
         link->gen[which] = rip - page_rip < 4096 ? LINK_SAME_PAGE : cpu->fetch_gen;

@@ -20,8 +20,8 @@
 #define BLOCK_MAX_OPS 64
 
 struct block {
-    uint64_t gpa; /* of the first byte */
-    uint32_t mode;
+    uint64_t gpa;             /* of the first byte */
+    uint32_t mode;            /* block_mode() */
     uint32_t nops;            /* op_block_end included, link excluded */
     uint64_t chunks[2];       /* 64-byte chunks it covers in its page, and in gpa_next's */
     uint64_t gpa_next;        /* page of the rest of an instruction that crosses a page */
@@ -83,10 +83,10 @@ static inline bool cpu_wanted(const struct cpu *cpu)
     return atomic_load_explicit(&cpu->exit_request, memory_order_relaxed) != 0;
 }
 
-static inline uint64_t jump_key(const struct cpu *cpu)
-{
-    return (uint64_t)cpu->fetch_gen << 32 | cpu->mode | (cpu->cpl == 3) << 16;
-}
+/* What blocks are told apart by beside their address. User mode is: a link must not lead it where only the system may go. */
+static inline uint32_t block_mode(const struct cpu *cpu) { return cpu->mode | (uint32_t)(cpu->cpl == 3) << 16; }
+
+static inline uint64_t jump_key(const struct cpu *cpu) { return (uint64_t)cpu->fetch_gen << 32 | block_mode(cpu); }
 
 static inline struct jump_entry *jump_slot(const struct cpu *cpu, uint64_t rip)
 {

@@ -202,6 +202,34 @@ static void flushed_jumps_are_forgotten(void **state)
     assert_non_null(block_enter(r->cpu));
 }
 
+/* What the system's way through a page was does not lead a user past the check of the next page. */
+static void links_know_privilege(void **state)
+{
+    struct rig *r = *state;
+    static const uint8_t jump[] = {0xe9, 0xfb, 0x0f, 0x00, 0x00}; /* JMP 0x8000 */
+    rig_set_mode(r, RIG_LONG64);
+    assert_int_equal(mem_write(&r->vm.mem, 0x7000, jump, sizeof(jump)), 0);
+    rig_store(r, 0x8000, 0xf4, 1);
+    rig_store(r, 0x4000 + 8 * 8, 0x8003, 8); /* the system's page */
+    mmu_flush_all(r->cpu);
+    r->vector = NO_FAULT;
+    for (volatile unsigned cpl = 0; cpl <= 3; cpl += 3) {
+        if (setjmp(r->cpu->fault)) {
+            r->vector = r->cpu->exc.vector;
+            break;
+        }
+        r->cpu->cpl = (uint8_t)cpl;
+        cpu_select_tlb(r->cpu);
+        r->cpu->rip = 0x7000;
+        atomic_store(&r->cpu->exit_request, 0);
+        const struct op *op = block_enter(r->cpu);
+        r->cpu->op = op;
+        assert_non_null(op->fn(r->cpu, op));
+        assert_int_equal(cpl, 0);
+    }
+    assert_int_equal(r->vector, EXC_PF);
+}
+
 /* A block outside RAM is run once, and leaves no link behind where the next block stands. */
 static void link_of_an_uncached_block(void **state)
 {
@@ -245,6 +273,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(alignment, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(simd_exceptions, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(second_page_changes, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(links_know_privilege, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(link_of_an_uncached_block, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(link_of_a_flushed_block, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(flushed_jumps_are_forgotten, rig_setup, rig_teardown),
