@@ -117,6 +117,7 @@ struct cpu {
     struct os_alarm *alarm;
     uint64_t alarm_deadline;
     uint64_t icount; /* instructions run, about */
+    uint32_t pauses; /* PAUSE instructions: see interp/mov.c */
     struct log_limit msr_log;
 };
 

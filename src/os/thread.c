@@ -38,3 +38,5 @@ int os_thread_pin(int host_cpu)
     CPU_SET(host_cpu, &set);
     return -pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
+
+void os_yield(void) { sched_yield(); }

@@ -12,6 +12,9 @@
  */
 int os_thread_new(pthread_t *out, const char *name, void *(*fn)(void *arg), void *arg);
 
+/* Gives the CPU to another thread that is ready. Any thread, also in the sandbox. */
+void os_yield(void);
+
 /* Binds the calling thread to one CPU of the host, 0 up. 0 or -errno (-EINVAL: no such CPU). */
 int os_thread_pin(int host_cpu);
 

@@ -3,7 +3,10 @@
  * sign extensions of the accumulator, LAHF SAHF, XLAT, the flag
  * instructions, NOPs, fences and cache hints (SDM vol. 2).
  */
+#include "core/vm.h"
+#include "cpu/code.h"
 #include "cpu/interp/operand.h"
+#include "os/thread.h"
 
 /* -- MOV -- */
 
@@ -300,6 +303,21 @@ HANDLER(salc)
 
 /* -- nothing to see -- */
 
+/*
+ * Whoever spins may wait for a vCPU that has no host CPU: every so often the
+ * thread gives its own away, but never where there is nobody to wait for.
+ */
+#define PAUSES_A_YIELD 64
+HANDLER(pause)
+{
+    if (cpu->vcpu->vm->nvcpus > 1 && ++cpu->pauses % PAUSES_A_YIELD == 0) {
+        code_stopped(cpu);
+        os_yield();
+        code_running(cpu);
+    }
+    return op + 1;
+}
+
 HANDLER(nop)
 {
     (void)cpu;
@@ -417,7 +435,7 @@ static const struct form rows[] = {
     PLAIN(SALC, PAT_NONE, FORM_NO64, 0, salc),
 
     NOP(NOP),
-    NOP(PAUSE),
+    PLAIN(PAUSE, PAT_ANY, 0, 0, pause),
     NOP(ENDBR32),
     NOP(ENDBR64),
     NOP(PREFETCH),
