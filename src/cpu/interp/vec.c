@@ -37,6 +37,13 @@ void vec_check_avx(struct cpu *cpu)
         cpu_raise(cpu, EXC_NM, 0);
 }
 
+void vec_check_mmx(struct cpu *cpu, bool xmm)
+{
+    if ((cpu->cr0 & CR0_EM) || (xmm && !(cpu->cr4 & CR4_OSFXSR)))
+        cpu_ud(cpu);
+    vec_check_x87(cpu, true);
+}
+
 void vec_check_x87(struct cpu *cpu, bool waits)
 {
     if (cpu->cr0 & (CR0_EM | CR0_TS))
@@ -178,8 +185,8 @@ const struct op *op_vec(struct cpu *cpu, const struct op *op)
 
     if (v->flags & VEC_VEX)
         vec_check_avx(cpu);
-    else if (v->flags & VEC_FULL && !(cpu->cr0 & CR0_EM))
-        vec_check_x87(cpu, true); /* MMX does not ask for OSFXSR */
+    else if (v->flags & VEC_FULL)
+        vec_check_mmx(cpu, v->flags & VEC_XMM);
     else
         vec_check_sse(cpu);
     if (v->mem_size) {

@@ -36,6 +36,7 @@ enum {
     VEC_NOWAIT = 1 << 9,   /* x87: does not look for pending exceptions first */
     VEC_CONTROL = 1 << 10, /* x87: leaves FIP, FDP and FOP alone */
     VEC_HALF = 1 << 11,    /* VCVTPS2PH */
+    VEC_XMM = 1 << 12,     /* MMX with an XMM register beside it: asks for OSFXSR */
 };
 
 #define VEC_CODE_MAX 16 /* bytes of an instruction as emitted */
@@ -85,6 +86,7 @@ void vec_cache_reset(struct vec_cache *);
 /* Raises #UD, #NM as SSE, AVX and x87 instructions do before anything else. */
 void vec_check_sse(struct cpu *);
 void vec_check_avx(struct cpu *);
+void vec_check_mmx(struct cpu *, bool xmm); /* xmm: an XMM register takes part */
 void vec_check_x87(struct cpu *, bool waits);
 
 /* What a use of MMX registers does to the x87 state: TOP is 0, all are valid. FXSAVE order is that of the stack. */

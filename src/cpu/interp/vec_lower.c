@@ -254,7 +254,7 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
         if (vex)
             plan.flags |= VEC_VEX;
         if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS || z->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS)
-            plan.flags |= VEC_FULL;
+            plan.flags |= VEC_FULL | (plan.vec_read | plan.vec_write ? VEC_XMM : 0);
         else if (uses_mxcsr(z))
             plan.flags |= VEC_MXCSR;
         if (z->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)

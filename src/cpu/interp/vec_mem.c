@@ -148,9 +148,7 @@ static const struct op *op_maskmovdqu(struct cpu *cpu, const struct op *op)
 static const struct op *op_maskmovq(struct cpu *cpu, const struct op *op)
 {
     struct elements e = elements_of(op);
-    if (cpu->cr0 & CR0_EM)
-        cpu_ud(cpu);
-    vec_check_x87(cpu, true);
+    vec_check_mmx(cpu, false);
     unsigned top = get_le16(cpu->xsave + XSAVE_FSW) >> 11 & 7;
     const uint8_t *data = cpu->xsave + XSAVE_ST + 16 * ((op->reg - top) & 7);
     const uint8_t *mask = cpu->xsave + XSAVE_ST + 16 * ((e.mask - top) & 7);

@@ -240,6 +240,7 @@ static void fxsave_image(struct placing *p, uint8_t *image)
         put_le32(image + XSAVE_ST + 16 * i + 12, (uint32_t)rng_next(p->r));
 }
 
+/* No component that this host may have and we do not: bits 3 to 55 of XSTATE_BV stay clear. */
 static void xsave_header(struct placing *p, uint8_t *image)
 {
     put_le64(image + 512, rng_below(p->r, 8));
@@ -250,7 +251,7 @@ static void xsave_header(struct placing *p, uint8_t *image)
         if (rng_below(p->r, 2))
             image[512] &= image[520];
     } else if (rng_below(p->r, 16) == 0)
-        image[512 + rng_below(p->r, 64)] = 1u << rng_below(p->r, 3);
+        image[519 + rng_below(p->r, 57)] = 1u << rng_below(p->r, 3);
 }
 
 static void place_image(struct placing *p, uint64_t at)
