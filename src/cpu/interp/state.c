@@ -158,6 +158,21 @@ static void require_xsave(struct cpu *cpu)
 
 static uint64_t requested(const struct cpu *cpu) { return (cpu->reg[RDX] << 32 | (uint32_t)cpu->reg[RAX]) & cpu->xcr0; }
 
+/* Parts of an image, those to be stored. Checked all before the first is written. */
+struct parts {
+    struct {
+        uint16_t at, len;
+    } part[6];
+    unsigned n;
+};
+static void add_part(struct parts *p, bool wanted, unsigned at, size_t len)
+{
+    if (!wanted)
+        return;
+    p->part[p->n].at = (uint16_t)at;
+    p->part[p->n++].len = (uint16_t)len;
+}
+
 /* Where YMM_Hi128 stands: it is the only extended component there is, so always at the same place. */
 static const struct op *xsave(struct cpu *cpu, const struct op *op, enum xsave_kind kind, bool wide)
 {
@@ -166,33 +181,33 @@ static const struct op *xsave(struct cpu *cpu, const struct op *op, enum xsave_k
         require_cpl0(cpu);
     bool compact = kind >= XSAVE_COMPACT;
     uint64_t rfbm = requested(cpu), use = xsave_in_use(cpu);
-    /* MXCSR belongs to SSE and to AVX; XSAVE writes it for either, however the rest stands. */
     uint64_t write = kind == XSAVE_PLAIN ? rfbm : rfbm & use;
     size_t len = rfbm & AVX ? YMM_HI + YMM_LEN : HEADER + 64;
     uint64_t lin = op_linear(cpu, op, (unsigned)len, MMU_WRITE);
     if (lin & 63)
         cpu_gp(cpu, 0);
-    mmu_probe_write(cpu, lin, len, 0);
+
+    struct parts parts = {.n = 0};
+    add_part(&parts, write & X87, FCW, MXCSR - FCW);
+    /* MXCSR belongs to SSE and to AVX; XSAVE writes it for either, however the rest stands. */
+    add_part(&parts, compact ? write & SSE : rfbm & (SSE | AVX), MXCSR, 8);
+    add_part(&parts, write & X87, ST0, XMM0 - ST0);
+    add_part(&parts, write & SSE, XMM0, xmm_bytes(cpu));
+    add_part(&parts, true, HEADER, compact ? 16 : 8); /* the rest of the header stays as it was */
+    add_part(&parts, write & AVX, YMM_HI, xmm_bytes(cpu));
+    for (unsigned i = 0; i < parts.n; i++)
+        mmu_probe_write(cpu, lin + parts.part[i].at, parts.part[i].len, 0);
 
     uint8_t img[YMM_HI + YMM_LEN];
-    mmu_read(cpu, lin, img, len, 0);
-    if (write & X87)
-        save_x87(cpu, img, wide);
-    if (compact ? write & SSE : rfbm & (SSE | AVX)) {
-        put_le32(img + MXCSR, mxcsr_get(cpu));
-        put_le32(img + MXCSR_MASK, MXCSR_BITS);
-    }
-    if (write & SSE)
-        memcpy(img + XMM0, cpu->xsave + XMM0, xmm_bytes(cpu));
-    if (write & AVX)
-        memcpy(img + YMM_HI, cpu->xsave + YMM_HI, xmm_bytes(cpu));
-    if (compact) {
-        put_le64(img + HEADER, rfbm & use);
-        put_le64(img + HEADER + 8, rfbm | XCOMP_COMPACT); /* the rest of the header stays as it was */
-    } else {
-        put_le64(img + HEADER, (get_le64(img + HEADER) & ~rfbm) | (rfbm & use));
-    }
-    mmu_write(cpu, lin, img, len, 0);
+    save_x87(cpu, img, wide);
+    put_le32(img + MXCSR, mxcsr_get(cpu));
+    put_le32(img + MXCSR_MASK, MXCSR_BITS);
+    memcpy(img + XMM0, cpu->xsave + XMM0, xmm_bytes(cpu));
+    memcpy(img + YMM_HI, cpu->xsave + YMM_HI, xmm_bytes(cpu));
+    put_le64(img + HEADER, (compact ? 0 : ld64(cpu, lin + HEADER) & ~rfbm) | (rfbm & use));
+    put_le64(img + HEADER + 8, rfbm | XCOMP_COMPACT);
+    for (unsigned i = 0; i < parts.n; i++)
+        mmu_write(cpu, lin + parts.part[i].at, img + parts.part[i].at, parts.part[i].len, 0);
     return op + 1;
 }
 
