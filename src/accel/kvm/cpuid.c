@@ -45,20 +45,20 @@ static const uint32_t withheld[CPUID_WORDS] = {
     /* DS: its leaves and state do not exist here. ACPI, TM, PBE, SS: thermal control. PSN. */
     [CPUID_1_EDX] = BIT(18) | BIT(21) | BIT(22) | BIT(27) | BIT(29) | BIT(31) | BIT(30),
     /* DTES64, MONITOR, DS_CPL, VMX, SMX, EIST, TM2, CNXT_ID, SDBG, xTPR, PDCM, DCA, OSXSAVE (a mirror of CR4) */
-    [CPUID_1_ECX] = BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(10) | BIT(11) | BIT(14) | BIT(15) |
-                    BIT(18) | BIT(27),
+    [CPUID_1_ECX] = BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(10) | BIT(11) | BIT(14) |
+                    BIT(15) | BIT(18) | BIT(27),
     /* SGX, RDT, MPX, AVX-512 (state components 3 to 7), processor trace */
     [CPUID_7_EBX] = BIT(2) | BIT(12) | BIT(14) | BIT(15) | BIT(16) | BIT(17) | BIT(21) | BIT(25) | BIT(26) | BIT(27) |
                     BIT(28) | BIT(30) | BIT(31),
     /* AVX-512, protection keys (component 9), WAITPKG, shadow stacks, key locker, ENQCMD, SGX_LC, PKS, LA57 */
-    [CPUID_7_ECX] = BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(11) | BIT(12) | BIT(14) | BIT(16) | BIT(23) |
-                    BIT(29) | BIT(30) | BIT(31),
+    [CPUID_7_ECX] = BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(11) | BIT(12) | BIT(14) | BIT(16) |
+                    BIT(23) | BIT(29) | BIT(30) | BIT(31),
     /* AVX-512, SGX keys, UINTR, hybrid, PCONFIG, LBR, IBT, AMX */
-    [CPUID_7_EDX] = BIT(1) | BIT(2) | BIT(3) | BIT(5) | BIT(8) | BIT(15) | BIT(18) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |
-                    BIT(24) | BIT(25),
+    [CPUID_7_EDX] = BIT(1) | BIT(2) | BIT(3) | BIT(5) | BIT(8) | BIT(15) | BIT(18) | BIT(19) | BIT(20) | BIT(22) |
+                    BIT(23) | BIT(24) | BIT(25),
     /* SVM, extended APIC space, IBS, SKINIT, WDT, LWP, topology extensions (the table's), performance counters, MWAITX */
-    [CPUID_80000001_ECX] = BIT(2) | BIT(3) | BIT(10) | BIT(12) | BIT(13) | BIT(15) | BIT(19) | BIT(22) | BIT(23) | BIT(24) |
-                           BIT(26) | BIT(27) | BIT(28) | BIT(29),
+    [CPUID_80000001_ECX] = BIT(2) | BIT(3) | BIT(10) | BIT(12) | BIT(13) | BIT(15) | BIT(19) | BIT(22) | BIT(23) |
+                           BIT(24) | BIT(26) | BIT(27) | BIT(28) | BIT(29),
     [CPUID_D1_EAX] = ~(BIT(0) | BIT(1) | BIT(2) | BIT(3)),
     [CPUID_6_EAX] = ~BIT(2),
     [CPUID_XHYVE] = ~0u,
@@ -116,7 +116,8 @@ static struct kvm_cpuid_entry2 *find(struct kvm_cpuid2 *in, uint32_t leaf, uint3
 
 static void add_machine_leaves(struct kvm_cpuid2 *to, const struct cpuid_table *t, uint32_t apic_id)
 {
-    struct cpuid_view view = {.apic_id = apic_id, .xcr0 = 1, .apic_enabled = true}; /* what varies KVM keeps up to date */
+    struct cpuid_view view = {
+        .apic_id = apic_id, .xcr0 = 1, .apic_enabled = true}; /* what varies KVM keeps up to date */
     for (unsigned i = 0; i < t->nleaves; i++) {
         const struct cpuid_leaf *l = &t->leaf[i];
         struct kvm_cpuid_entry2 e = {.function = l->leaf, .index = l->has_subleaf ? l->subleaf : 0};
@@ -135,8 +136,9 @@ static void add_machine_leaves(struct kvm_cpuid2 *to, const struct cpuid_table *
 /* A clock, cheap IPIs and TLB flushes, stolen time. Those that need KVM's local APIC only with it. */
 static uint32_t paravirtual_features(const struct kvm_vm *kvm)
 {
-    const uint32_t always = BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) | BIT(KVM_FEATURE_CLOCKSOURCE2) |
-                            BIT(KVM_FEATURE_STEAL_TIME) | BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT);
+    const uint32_t always = BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) |
+                            BIT(KVM_FEATURE_CLOCKSOURCE2) | BIT(KVM_FEATURE_STEAL_TIME) |
+                            BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT);
     const uint32_t with_lapic = BIT(KVM_FEATURE_PV_EOI) | BIT(KVM_FEATURE_PV_UNHALT) | BIT(KVM_FEATURE_PV_TLB_FLUSH) |
                                 BIT(KVM_FEATURE_ASYNC_PF) | BIT(KVM_FEATURE_ASYNC_PF_VMEXIT) |
                                 BIT(KVM_FEATURE_ASYNC_PF_INT) | BIT(KVM_FEATURE_PV_SEND_IPI) |

@@ -65,8 +65,9 @@ static void dump_reason(const struct kvm_vcpu *kv)
 
 static void dump_segment(unsigned id, const char *name, const struct kvm_segment *s)
 {
-    log_error("vCPU %u: %s %04x base %016llx limit %08x type %x s %u dpl %u p %u l %u db %u g %u%s", id, name, s->selector,
-              s->base, s->limit, s->type, s->s, s->dpl, s->present, s->l, s->db, s->g, s->unusable ? " unusable" : "");
+    log_error("vCPU %u: %s %04x base %016llx limit %08x type %x s %u dpl %u p %u l %u db %u g %u%s", id, name,
+              s->selector, s->base, s->limit, s->type, s->s, s->dpl, s->present, s->l, s->db, s->g,
+              s->unusable ? " unusable" : "");
 }
 
 /* The bytes at CS:RIP, as far as they are mapped. */
@@ -102,8 +103,8 @@ void kvm_dump(struct kvm_vcpu *kv)
     log_error("vCPU %u: rsi %016llx rdi %016llx rbp %016llx rsp %016llx", id, r.rsi, r.rdi, r.rbp, r.rsp);
     log_error("vCPU %u: r8  %016llx r9  %016llx r10 %016llx r11 %016llx", id, r.r8, r.r9, r.r10, r.r11);
     log_error("vCPU %u: r12 %016llx r13 %016llx r14 %016llx r15 %016llx", id, r.r12, r.r13, r.r14, r.r15);
-    log_error("vCPU %u: cr0 %08llx cr2 %016llx cr3 %016llx cr4 %08llx cr8 %llx efer %llx apic base %llx", id, s.cr0, s.cr2,
-              s.cr3, s.cr4, s.cr8, s.efer, s.apic_base);
+    log_error("vCPU %u: cr0 %08llx cr2 %016llx cr3 %016llx cr4 %08llx cr8 %llx efer %llx apic base %llx", id, s.cr0,
+              s.cr2, s.cr3, s.cr4, s.cr8, s.efer, s.apic_base);
     dump_segment(id, "cs", &s.cs);
     dump_segment(id, "ss", &s.ss);
     dump_segment(id, "ds", &s.ds);

@@ -114,10 +114,7 @@ static int enable(struct kvm_vm *kvm, unsigned cap, uint64_t arg)
     return kvm_ioctl(kvm, kvm->fd, KVM_ENABLE_CAP, &e);
 }
 
-static int init_split(struct kvm_vm *kvm)
-{
-    return enable(kvm, KVM_CAP_SPLIT_IRQCHIP, KVM_IOAPIC_PINS);
-}
+static int init_split(struct kvm_vm *kvm) { return enable(kvm, KVM_CAP_SPLIT_IRQCHIP, KVM_IOAPIC_PINS); }
 
 static int init_kernel(struct kvm_vm *kvm)
 {

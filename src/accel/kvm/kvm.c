@@ -53,10 +53,10 @@ static int check_caps(const struct kvm_vm *kvm, char *why, size_t n)
         unsigned cap;
         const char *name;
     } needed[] = {
-        {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"},       {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
-        {KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"},           {KVM_CAP_SET_TSS_ADDR, "KVM_CAP_SET_TSS_ADDR"},
-        {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},       {KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS"},
-        {KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ"},       {KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM"},
+        {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"}, {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
+        {KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"},     {KVM_CAP_SET_TSS_ADDR, "KVM_CAP_SET_TSS_ADDR"},
+        {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"}, {KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS"},
+        {KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ"}, {KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM"},
     };
     for (unsigned i = 0; i < ARRAY_LEN(needed); i++)
         if (!kvm_has(kvm, needed[i].cap)) {
@@ -74,12 +74,17 @@ static int init_msrs(struct kvm_vm *kvm)
     struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_USER_SPACE_MSR};
     struct kvm_msr_filter filter = {
         .flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
-        .ranges = {
-            {.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .nmsrs = 1, .base = IA32_APIC_BASE,
-             .bitmap = (uint8_t *)none},
-            {.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, .nmsrs = 1, .base = IA32_TSC_DEADLINE,
-             .bitmap = (uint8_t *)none},
-        },
+        .ranges =
+            {
+                {.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+                 .nmsrs = 1,
+                 .base = IA32_APIC_BASE,
+                 .bitmap = (uint8_t *)none},
+                {.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+                 .nmsrs = 1,
+                 .base = IA32_TSC_DEADLINE,
+                 .bitmap = (uint8_t *)none},
+            },
     };
 
     if (!kvm_has(kvm, KVM_CAP_X86_USER_SPACE_MSR))
@@ -146,6 +151,7 @@ static void vm_close(struct vm *vm)
     if (!kvm)
         return;
     vm->accel_vm = NULL;
+    kvm_halt_fini(kvm);
     kvm_irqchip_fini(kvm);
     if (kvm->fd >= 0)
         close(kvm->fd);
@@ -171,6 +177,7 @@ int kvm_vm_open_through(const struct kvm_sys *sys, struct vm *vm, const char *ir
     pthread_mutex_init(&kvm->routes_lock, NULL);
     pthread_mutex_init(&kvm->ring_lock, NULL);
     vm->accel_vm = kvm;
+    kvm_halt_init(kvm);
     kvm->dev = kvm_dev_open(sys, why, n);
     int err = kvm->dev < 0 ? kvm->dev : create(kvm, why, n);
     if (!err)
@@ -215,7 +222,8 @@ static int vm_init(struct vm *vm)
         int err = set_slot(kvm, i, &vm->mem.region[i], false);
         if (err) {
             log_error("KVM does not take %llu bytes of guest memory at 0x%llx: %s",
-                      (unsigned long long)vm->mem.region[i].len, (unsigned long long)vm->mem.region[i].gpa, strerror(-err));
+                      (unsigned long long)vm->mem.region[i].len, (unsigned long long)vm->mem.region[i].gpa,
+                      strerror(-err));
             return err;
         }
     }

@@ -126,20 +126,39 @@ int kvm_msrs_power_on(struct kvm_vcpu *kv)
 
 /* ---- those that struct x86_state knows ---- */
 
-#define STATE_MSR(number, member) {number, offsetof(struct x86_state, member)}
+#define STATE_MSR(number, member)                                                                                      \
+    {                                                                                                                  \
+        number, offsetof(struct x86_state, member)                                                                     \
+    }
 
 static const struct {
     uint32_t index;
     size_t offset;
 } state_msrs[] = {
-    STATE_MSR(0x174, sysenter_cs),     STATE_MSR(0x175, sysenter_esp),    STATE_MSR(0x176, sysenter_eip),
-    STATE_MSR(0x277, pat),             STATE_MSR(0x48, spec_ctrl),        STATE_MSR(0xda0, xss),
-    STATE_MSR(0xc0000081, star),       STATE_MSR(0xc0000082, lstar),      STATE_MSR(0xc0000083, cstar),
-    STATE_MSR(0xc0000084, sfmask),     STATE_MSR(0xc0000102, kernel_gs_base), STATE_MSR(0xc0000103, tsc_aux),
-    STATE_MSR(0x2ff, mtrr_def_type),   STATE_MSR(0x250, mtrr_fixed[0]),   STATE_MSR(0x258, mtrr_fixed[1]),
-    STATE_MSR(0x259, mtrr_fixed[2]),   STATE_MSR(0x268, mtrr_fixed[3]),   STATE_MSR(0x269, mtrr_fixed[4]),
-    STATE_MSR(0x26a, mtrr_fixed[5]),   STATE_MSR(0x26b, mtrr_fixed[6]),   STATE_MSR(0x26c, mtrr_fixed[7]),
-    STATE_MSR(0x26d, mtrr_fixed[8]),   STATE_MSR(0x26e, mtrr_fixed[9]),   STATE_MSR(0x26f, mtrr_fixed[10]),
+    STATE_MSR(0x174, sysenter_cs),
+    STATE_MSR(0x175, sysenter_esp),
+    STATE_MSR(0x176, sysenter_eip),
+    STATE_MSR(0x277, pat),
+    STATE_MSR(0x48, spec_ctrl),
+    STATE_MSR(0xda0, xss),
+    STATE_MSR(0xc0000081, star),
+    STATE_MSR(0xc0000082, lstar),
+    STATE_MSR(0xc0000083, cstar),
+    STATE_MSR(0xc0000084, sfmask),
+    STATE_MSR(0xc0000102, kernel_gs_base),
+    STATE_MSR(0xc0000103, tsc_aux),
+    STATE_MSR(0x2ff, mtrr_def_type),
+    STATE_MSR(0x250, mtrr_fixed[0]),
+    STATE_MSR(0x258, mtrr_fixed[1]),
+    STATE_MSR(0x259, mtrr_fixed[2]),
+    STATE_MSR(0x268, mtrr_fixed[3]),
+    STATE_MSR(0x269, mtrr_fixed[4]),
+    STATE_MSR(0x26a, mtrr_fixed[5]),
+    STATE_MSR(0x26b, mtrr_fixed[6]),
+    STATE_MSR(0x26c, mtrr_fixed[7]),
+    STATE_MSR(0x26d, mtrr_fixed[8]),
+    STATE_MSR(0x26e, mtrr_fixed[9]),
+    STATE_MSR(0x26f, mtrr_fixed[10]),
 };
 #define NVARIABLE 8
 #define IA32_MTRR_PHYSBASE0 0x200u

@@ -48,8 +48,13 @@ struct kvm_vm {
     _Atomic bool intr; /* IRQCHIP_SPLIT: the 8259A's output */
 
     pthread_mutex_t routes_lock;
-    struct kvm_irq_routing *routes;             /* as KVM has them */
-    pthread_mutex_t ring_lock;                  /* who takes coalesced writes out */
+    struct kvm_irq_routing *routes; /* as KVM has them */
+    pthread_mutex_t ring_lock;      /* who takes coalesced writes out */
+
+    struct timer halt_timer; /* see halt.c */
+    _Atomic bool halt_watch; /* it is armed */
+    _Atomic unsigned halted; /* how many vCPUs have said that nothing wakes them */
+    uint64_t cpu_time[VM_MAX_VCPUS];
 
     struct {
         bool valid;
@@ -63,7 +68,7 @@ struct kvm_vcpu {
     int fd;
     struct kvm_run *run;
     struct kvm_coalesced_mmio_ring *ring; /* the VM's; NULL if there is none */
-    struct msr_list *power_on;        /* the MSRs as KVM made them */
+    struct msr_list *power_on;            /* the MSRs as KVM made them */
 
     pid_t pid, tid;
     _Atomic bool entered; /* in KVM_RUN, or about to be */
@@ -105,7 +110,7 @@ void kvm_coalesced_flush(struct kvm_vcpu *);
 /* state.c, msr.c: all on the vCPU's thread. */
 int kvm_get_state(struct vcpu *, struct x86_state *);
 int kvm_set_state(struct vcpu *, const struct x86_state *);
-int kvm_state_init(struct kvm_vcpu *);                  /* what INIT does, for IRQCHIP_USER */
+int kvm_state_init(struct kvm_vcpu *);                   /* what INIT does, for IRQCHIP_USER */
 int kvm_state_startup(struct kvm_vcpu *, uint32_t page); /* what a start-up IPI does */
 int kvm_get_lapic(struct vcpu *, uint64_t *apic_base, uint8_t page[ACCEL_LAPIC_PAGE]);
 int kvm_set_lapic(struct vcpu *, uint64_t apic_base, const uint8_t page[ACCEL_LAPIC_PAGE]);
@@ -142,6 +147,12 @@ bool kvm_userapic_enter(struct kvm_vcpu *, uint32_t events, enum vcpu_exit *out,
 void kvm_userapic_left(struct kvm_vcpu *);
 bool kvm_userapic_rdmsr(struct kvm_vcpu *, uint32_t msr, uint64_t *val, bool *fault); /* false: not its business */
 bool kvm_userapic_wrmsr(struct kvm_vcpu *, uint32_t msr, uint64_t val, bool *fault);
+
+/* halt.c: the end of a guest whose HLT stays in the kernel. */
+void kvm_halt_init(struct kvm_vm *);
+void kvm_halt_fini(struct kvm_vm *);
+void kvm_halt_exit(struct kvm_vcpu *);   /* it has exited: look some time later */
+void kvm_halt_report(struct kvm_vcpu *); /* VCPU_EV_ACCEL: says if it sleeps for good */
 
 /* cpuid.c */
 int kvm_supported_cpuid(struct kvm_vm *);

@@ -183,7 +183,8 @@ static int run_guest(struct vm *vm, _Atomic unsigned *stage, char *why, size_t n
         return err;
     uint64_t host = host_loop();
     if (guest > host * SLOWEST) {
-        snprintf(why, n, "it runs guests %llu times slower than the host, so it does not use the processor's virtualisation",
+        snprintf(why, n,
+                 "it runs guests %llu times slower than the host, so it does not use the processor's virtualisation",
                  (unsigned long long)(guest / (host ? host : 1)));
         return -EIO;
     }

@@ -38,14 +38,14 @@
 #define GUEST_WRONG 0xfe
 #define GUEST_FAULT 0xff
 
-#define GUEST_LOOPS 4          /* so many of them, */
-#define GUEST_TURNS 1000000    /* each of so many turns */
-#define GUEST_TIMER_NS 20000   /* the local APIC's timer runs at 1 GHz */
+#define GUEST_LOOPS 4        /* so many of them, */
+#define GUEST_TURNS 1000000  /* each of so many turns */
+#define GUEST_TIMER_NS 20000 /* the local APIC's timer runs at 1 GHz */
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>
 
-extern const uint8_t probe_guest[], probe_guest_end[];                          /* starts at its first byte */
+extern const uint8_t probe_guest[], probe_guest_end[];                             /* starts at its first byte */
 extern const uint8_t probe_guest_fault[], probe_guest_timer[], probe_guest_call[]; /* handlers within it */
 #endif
 

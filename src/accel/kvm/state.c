@@ -6,7 +6,8 @@
 #include "os/clock.h"
 #include "util/bytes.h"
 
-#define XSAVE_BV 512 /* of the XSAVE header: which components are there */
+#define XSAVE_SOFTWARE 464 /* bytes of the legacy area that are no registers: KVM leaves notes there */
+#define XSAVE_BV 512       /* of the XSAVE header: which components are there */
 #define IA32_APIC_BASE 0x1bu
 #define IA32_TSC 0x10u
 #define IA32_TSC_DEADLINE 0x6e0u
@@ -56,11 +57,24 @@ static struct kvm_segment *segment(struct kvm_sregs *k, unsigned i)
 static void to_regs(struct kvm_regs *k, const struct x86_state *s)
 {
     *k = (struct kvm_regs){
-        .rax = s->gpr[RAX], .rbx = s->gpr[RBX], .rcx = s->gpr[RCX], .rdx = s->gpr[RDX],
-        .rsi = s->gpr[RSI], .rdi = s->gpr[RDI], .rsp = s->gpr[RSP], .rbp = s->gpr[RBP],
-        .r8 = s->gpr[R8],   .r9 = s->gpr[R9],   .r10 = s->gpr[R10], .r11 = s->gpr[R11],
-        .r12 = s->gpr[R12], .r13 = s->gpr[R13], .r14 = s->gpr[R14], .r15 = s->gpr[R15],
-        .rip = s->rip,      .rflags = s->rflags,
+        .rax = s->gpr[RAX],
+        .rbx = s->gpr[RBX],
+        .rcx = s->gpr[RCX],
+        .rdx = s->gpr[RDX],
+        .rsi = s->gpr[RSI],
+        .rdi = s->gpr[RDI],
+        .rsp = s->gpr[RSP],
+        .rbp = s->gpr[RBP],
+        .r8 = s->gpr[R8],
+        .r9 = s->gpr[R9],
+        .r10 = s->gpr[R10],
+        .r11 = s->gpr[R11],
+        .r12 = s->gpr[R12],
+        .r13 = s->gpr[R13],
+        .r14 = s->gpr[R14],
+        .r15 = s->gpr[R15],
+        .rip = s->rip,
+        .rflags = s->rflags,
     };
 }
 
@@ -179,6 +193,7 @@ static int get_vectors(struct kvm_vcpu *kv, struct x86_state *s)
         if (xcrs.xcrs[i].xcr == 0)
             s->xcr0 = xcrs.xcrs[i].value;
     memcpy(s->xsave, &xsave, sizeof(s->xsave));
+    memset(s->xsave + XSAVE_SOFTWARE, 0, XSAVE_BV - XSAVE_SOFTWARE);
     memset(s->xsave + XSAVE_BV, 0, 64); /* which components were idle is the host's affair */
     return 0;
 }

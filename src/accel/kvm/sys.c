@@ -46,11 +46,13 @@ static void explain_permission(char *why, size_t n)
     if (stat(DEVICE, &st) == 0 && st.st_gid != 0 && (st.st_mode & 0060) == 0060)
         group = getgrgid(st.st_gid);
     if (group)
-        snprintf(why, n, DEVICE ": permission denied: join the group \"%s\" (usermod -aG %s USER, as root) and log in anew",
+        snprintf(why, n,
+                 DEVICE ": permission denied: join the group \"%s\" (usermod -aG %s USER, as root) and log in anew",
                  group->gr_name, group->gr_name);
     else
-        snprintf(why, n, DEVICE ": permission denied, and no group but root's has it: as root, give it one "
-                                "(chgrp kvm " DEVICE "; chmod 660 " DEVICE ") and join that");
+        snprintf(why, n,
+                 DEVICE ": permission denied, and no group but root's has it: as root, give it one "
+                        "(chgrp kvm " DEVICE "; chmod 660 " DEVICE ") and join that");
 }
 
 int kvm_dev_open(const struct kvm_sys *sys, char *why, size_t n)
@@ -63,8 +65,9 @@ int kvm_dev_open(const struct kvm_sys *sys, char *why, size_t n)
     case ENOENT:
     case ENXIO:
     case ENODEV:
-        snprintf(why, n, DEVICE " is missing: the kernel module kvm_intel or kvm_amd is not loaded, or this machine has "
-                                "no VT-x or AMD-V to give");
+        snprintf(why, n,
+                 DEVICE " is missing: the kernel module kvm_intel or kvm_amd is not loaded, or this machine has "
+                        "no VT-x or AMD-V to give");
         break;
     case EACCES:
     case EPERM: explain_permission(why, n); break;

@@ -11,8 +11,8 @@
 #include "accel/kvm/priv.h"
 #include "util/bytes.h"
 
-static const uint32_t my_events =
-    VCPU_EV_INTR | VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI | VCPU_EV_TIMER | VCPU_EV_ACCEL;
+static const uint32_t my_events = VCPU_EV_INTR | VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI | VCPU_EV_TIMER |
+                                  VCPU_EV_ACCEL;
 
 /* ---- exits ---- */
 
@@ -108,6 +108,7 @@ static bool serve_exit(struct kvm_vcpu *kv, enum vcpu_exit *out)
     const struct accel_upcalls *up = &kv->vcpu->vm->upcalls;
 
     kv->exits[run->exit_reason < KVM_EXIT_REASONS ? run->exit_reason : KVM_EXIT_REASONS - 1]++;
+    kvm_halt_exit(kv);
     switch (run->exit_reason) {
     case KVM_EXIT_IO: port_access(kv); return false;
     case KVM_EXIT_MMIO: memory_access(kv); return false;
@@ -158,6 +159,8 @@ static bool turn(struct kvm_vcpu *kv, enum vcpu_exit *out)
             return true;
         }
     } else {
+        if (events & VCPU_EV_ACCEL)
+            kvm_halt_report(kv);
         if (events & VCPU_EV_NMI)
             (void)kvm_ioctl(kv->kvm, kv->fd, KVM_NMI, NULL);
         if (vcpu->id == 0 && kv->kvm->mode == IRQCHIP_SPLIT)
