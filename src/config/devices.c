@@ -147,7 +147,8 @@ int config_lpc(struct vm_config *c, const char *value, char *why, size_t n)
         return *com ? 0 : config_error(why, n, "out of memory");
     }
     if (len == 8 && strncmp(value, "debugcon", 8) == 0) {
-        free(c->debugcon);
+        if (c->debugcon)
+            return config_error(why, n, "-l %s: debugcon has been given before, as '%s'", value, c->debugcon);
         c->debugcon = strdup(*rest ? rest : "null");
         return c->debugcon ? 0 : config_error(why, n, "out of memory");
     }

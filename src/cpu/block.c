@@ -201,20 +201,19 @@ static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const
     unsigned off = (unsigned)(gpa & 0xfff);
     size_t n = 4096 - off < 15 ? 4096 - off : 15;
     unsigned bits = bits_of[cpu->mode & MODE_SIZE];
-    bool real = !(cpu->cr0 & CR0_PE) || (cpu->eflags & RFL_VM);
     bool cacheable;
     struct insn insn;
 
     /* Another vCPU may rewrite the bytes while they are looked at: work on a copy. */
     memcpy(code, code_bytes(cpu, gpa, buf, n, &cacheable), n);
-    int err = insn_decode(bits, real, code, n, &insn);
+    int err = insn_decode(bits, (cpu->mode & MODE_REAL) != 0, code, n, &insn);
     if (err == -EAGAIN && n < 15) {
         if (!lin_next)
             return 0;
         bool cacheable2;
         uint64_t next = mmu_fetch(cpu, *lin_next);
         memcpy(code + n, code_bytes(cpu, next, buf, 15 - n, &cacheable2), 15 - n);
-        err = insn_decode(bits, real, code, 15, &insn);
+        err = insn_decode(bits, (cpu->mode & MODE_REAL) != 0, code, 15, &insn);
         b->crosses = true;
         b->gpa_next = align_down(next, MEM_PAGE);
         cacheable = cacheable && cacheable2;
@@ -264,7 +263,7 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
     struct block *b = (struct block *)(void *)(bc->arena + bc->used);
     uint64_t page = align_down(gpa, MEM_PAGE), lin_next = align_down(lin, MEM_PAGE) + MEM_PAGE;
     unsigned start = (unsigned)(gpa & 0xfff), off = start, n = 0;
-    unsigned max = cpu->mode & MODE_STEP ? 1 : BLOCK_MAX_OPS;
+    unsigned max = cpu->mode & (MODE_STEP | MODE_LIMIT) ? 1 : BLOCK_MAX_OPS;
     bool ends = false;
 
     if ((cpu->mode & MODE_SIZE) != MODE_64)
@@ -357,7 +356,7 @@ static struct block *enter_limited(struct cpu *cpu)
         return b;
     /* Instruction by instruction, up to the one that crosses it. */
     uint32_t mode = cpu->mode;
-    cpu->mode |= MODE_STEP;
+    cpu->mode |= MODE_LIMIT;
     b = find_or_build(cpu, lin);
     cpu->mode = mode;
     if (cpu->rip + b->bytes - 1 > cpu->seg[SEG_CS].limit)

@@ -70,7 +70,9 @@ enum code_mode {
     MODE_FLAT_SS = 1 << 4,
     MODE_FLAT_DS = 1 << 5,
     MODE_FLAT_ES = 1 << 6,
-    MODE_STEP = 1 << 7, /* one instruction a block: TF, interrupt shadow, breakpoints */
+    MODE_STEP = 1 << 7,  /* one instruction a block: TF, interrupt shadow, breakpoints */
+    MODE_LIMIT = 1 << 8, /* the same, near the limit of CS */
+    MODE_REAL = 1 << 9,  /* real or virtual-8086 mode: some encodings are undefined there */
 };
 
 #endif

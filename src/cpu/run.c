@@ -233,7 +233,7 @@ static bool turn(struct cpu *cpu, enum vcpu_exit *out)
 /* Comes back through here after each cpu_raise(). False: triple fault. */
 static bool after_fault(struct cpu *cpu)
 {
-    cpu->mode &= ~(uint32_t)MODE_STEP;
+    cpu->mode &= ~(uint32_t)(MODE_STEP | MODE_LIMIT);
     cpu->rmw_pending = false;
     cpu->shadow = 0;
     cpu->shadow_db = false;

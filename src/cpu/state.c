@@ -38,6 +38,7 @@ void cpu_mode_changed(struct cpu *cpu)
         mode |= flat_data(&seg[SEG_SS]) ? MODE_FLAT_SS : 0;
         mode |= flat_data(&seg[SEG_DS]) ? MODE_FLAT_DS : 0;
         mode |= flat_data(&seg[SEG_ES]) ? MODE_FLAT_ES : 0;
+        mode |= !(cpu->cr0 & CR0_PE) || (cpu->eflags & RFL_VM) ? MODE_REAL : 0;
     }
     cpu->mode = mode;
     cpu_select_tlb(cpu);

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "cpu/block.h"
 #include "cpu/exc.h"
 
 static struct tlb_entry *flat(struct mmu *m) { return &m->sets[0].r[0]; }
@@ -138,8 +139,10 @@ uint64_t mmu_fetch(struct cpu *cpu, uint64_t lin)
 
 static void next_fetch_gen(struct cpu *cpu)
 {
-    if (++cpu->fetch_gen == UINT32_MAX)
+    if (++cpu->fetch_gen == LINK_SAME_PAGE) { /* wraps: links and jumps of long ago must not look new */
+        block_flush(cpu);
         cpu->fetch_gen = 0;
+    }
 }
 
 void mmu_flush_nonglobal(struct cpu *cpu)

@@ -34,7 +34,7 @@ struct machine {
     struct cpuid_table cpuid;
     struct x86_state bsp;
     int vcpu_error;  /* what a call of a vCPU came to */
-    unsigned terms;  /* SIGTERMs so far */
+    uint64_t term_ns; /* when the first SIGTERM came; 0: none yet */
     bool quit;       /* a signal asked for the end, whatever else goes on */
     int pid_file_fd; /* -1: none */
     char why[512];
@@ -110,12 +110,20 @@ static int write_pid_file(struct machine *m)
 
 /* -- signals -- */
 
-/* SIGTERM presses the power button; a second one, or a guest that has no ear for it, ends the VM. So do the others. */
+/*
+ * SIGTERM presses the power button, if the guest's system listens to it. One
+ * that comes later than the grace time ends the VM; so do the other signals.
+ */
+#define TERM_GRACE_NS (3 * NS_PER_S)
 static void on_signal(void *arg, int signal)
 {
     struct machine *m = arg;
-    if (signal == SIGTERM && m->terms++ == 0 && pc_power_button(m->pc))
-        return;
+    if (signal == SIGTERM) {
+        if (!m->term_ns)
+            m->term_ns = os_clock_ns();
+        if (os_clock_ns() - m->term_ns < TERM_GRACE_NS && pc_power_button(m->pc))
+            return;
+    }
     m->quit = true;
     vm_request(m->vm, VM_POWEROFF);
 }
@@ -273,7 +281,7 @@ static int restart(struct machine *m)
     mem_zero(&m->vm->mem);
     for (unsigned i = 0; i < m->vm->nvcpus; i++)
         atomic_store(&m->vm->vcpu[i]->events, 0);
-    m->terms = 0;
+    m->term_ns = 0;
     int err = load(m);
     if (err)
         log_error("the guest cannot be restarted: %s", m->why);
