@@ -111,6 +111,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 {
     (void)sig;
     (void)info;
+    __asm__ volatile("pushfq\n\tandq %0, (%%rsp)\n\tpopfq" : : "i"(~RFL_AC) : "cc", "memory"); /* the case's */
     ucontext_t *uc = context;
     struct fuzz_batch *b = me->batch;
     if (started) {

@@ -15,13 +15,8 @@ static void add(struct vec_set *s, const struct vec_template *t)
     if (s->n == s->room) {
         s->room = s->room ? 2 * s->room : 1024;
         s->t = realloc(s->t, s->room * sizeof(*s->t));
-        s->mnemonics = realloc(s->mnemonics, s->room * sizeof(*s->mnemonics));
-        if (!s->t || !s->mnemonics)
+        if (!s->t)
             abort();
-    }
-    if (!s->by_mnemonic[t->mnemonic]) {
-        s->by_mnemonic[t->mnemonic] = s->n + 1;
-        s->mnemonics[s->nmnemonics++] = t->mnemonic;
     }
     s->t[s->n++] = *t;
 }
@@ -29,7 +24,25 @@ static void add(struct vec_set *s, const struct vec_template *t)
 void vec_set_free(struct vec_set *s)
 {
     free(s->t);
-    free(s->mnemonics);
+    free(s->first);
+}
+
+static int by_mnemonic(const void *a, const void *b)
+{
+    return ((const struct vec_template *)a)->mnemonic - ((const struct vec_template *)b)->mnemonic;
+}
+
+static void sort(struct vec_set *s)
+{
+    if (s->n)
+        qsort(s->t, s->n, sizeof(*s->t), by_mnemonic);
+    s->first = calloc(s->n + 1, sizeof(*s->first));
+    if (!s->first)
+        abort();
+    for (size_t i = 0; i < s->n; i++)
+        if (i == 0 || s->t[i].mnemonic != s->t[i - 1].mnemonic)
+            s->first[s->nmnemonics++] = i;
+    s->first[s->nmnemonics] = s->n;
 }
 
 /* In the tables of forms, but reserved for this fuzz: saving and loading of what it is about. */
@@ -122,4 +135,6 @@ void vec_enumerate(struct soft *soft, enum fuzz_mode mode, struct vec_set *taken
                 continue;
             try_opcode(soft, mode, t, taken, refused);
         }
+    sort(taken);
+    sort(refused);
 }

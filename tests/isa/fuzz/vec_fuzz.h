@@ -27,10 +27,9 @@ struct vec_template {
 };
 
 struct vec_set {
-    struct vec_template *t;
+    struct vec_template *t; /* by mnemonic */
     size_t n, room;
-    size_t by_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* index of the first one, plus 1 */
-    uint16_t *mnemonics;                             /* that there are */
+    size_t *first; /* of each mnemonic that there is, and n behind the last */
     size_t nmnemonics;
 };
 

@@ -316,13 +316,11 @@ static void report(struct fuzzer *f, unsigned i, const struct fuzz_outcome *soft
 static const struct vec_template *choose(struct fuzzer *f, enum fuzz_mode mode)
 {
     const struct vec_set *s = &f->taken[mode];
-    ZydisMnemonic m = f->only ? f->only : (ZydisMnemonic)s->mnemonics[rng_below(&f->rng, (uint32_t)s->nmnemonics)];
-    /* Templates of a mnemonic are scattered: step from a random one. */
-    size_t at = rng_below(&f->rng, (uint32_t)s->n);
-    for (size_t i = 0; i < s->n; i++, at = at + 1 == s->n ? 0 : at + 1)
-        if (s->t[at].mnemonic == m)
-            return &s->t[at];
-    return &s->t[0];
+    size_t m = rng_below(&f->rng, (uint32_t)s->nmnemonics);
+    for (size_t i = 0; f->only && i < s->nmnemonics; i++)
+        if (s->t[s->first[i]].mnemonic == f->only)
+            m = i;
+    return &s->t[s->first[m] + rng_below(&f->rng, (uint32_t)(s->first[m + 1] - s->first[m]))];
 }
 
 static unsigned make_cases(struct fuzzer *f, enum fuzz_mode mode, unsigned n)
@@ -438,9 +436,9 @@ static unsigned enumerate(struct fuzzer *f, const char *only)
         vec_enumerate(f->soft, m, &f->taken[m], &f->refused[m]);
         if (!fuzz_segmented(m) || m == FUZZ_SEG16)
             missing += print_refused(f, m);
-        for (size_t i = 0; only && i < f->taken[m].nmnemonics; i++)
-            if (strcmp(only, ZydisMnemonicGetString(f->taken[m].mnemonics[i])) == 0)
-                f->only = f->taken[m].mnemonics[i];
+        for (size_t i = 0; only && i < f->taken[m].n; i++)
+            if (strcmp(only, ZydisMnemonicGetString(f->taken[m].t[i].mnemonic)) == 0)
+                f->only = f->taken[m].t[i].mnemonic;
     }
     return missing;
 }
