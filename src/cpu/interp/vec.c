@@ -224,6 +224,18 @@ const struct op *op_vec(struct cpu *cpu, const struct op *op)
     return op + 1;
 }
 
+/* VCVTPS2PH to memory, the one store that rounds: that and #XM come before the address is looked at. */
+const struct op *op_vec_half(struct cpu *cpu, const struct op *op)
+{
+    const struct vec_insn *v = insn_of(op);
+    uint8_t mem[32] __attribute__((aligned(32)));
+
+    vec_check_avx(cpu);
+    run_stub(cpu, v, mem);
+    mmu_write(cpu, op_linear(cpu, op, v->mem_size, MMU_WRITE), mem, v->mem_size, 0);
+    return op + 1;
+}
+
 /* FCS and FDS are zero, as on processors that say so in CPUID (leaf 7 EBX bit 13). */
 static void set_last_x87(struct cpu *cpu, const struct op *op, const struct vec_insn *v, uint64_t fdp)
 {

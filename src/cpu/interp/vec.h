@@ -94,7 +94,7 @@ void vec_mmx_transition(struct cpu *);
 /* TOP changes, the registers stay: their order in the image follows. */
 void x87_turn(struct cpu *, unsigned top);
 
-op_fn op_vec, op_vec_sse_rr, op_x87, op_vec_full;
+op_fn op_vec, op_vec_half, op_vec_sse_rr, op_x87, op_vec_full;
 /* vec_mem.c: element-wise memory forms; op->imm tells which, op->reg, op->rm and op->disp's register numbers. */
 bool vec_mem_lower(struct cpu *, const struct insn *, struct op *op);
 /* x87_env.c: FWAIT, FNSTSW, FNSTENV, FLDENV, FNSAVE, FRSTOR. */

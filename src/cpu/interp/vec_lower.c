@@ -118,12 +118,13 @@ static bool plan_operands(const struct insn *insn, struct vec_plan *p, bool *mmx
     return true;
 }
 
-/* The instructions whose W bit chooses a 64-bit general register or memory operand: ignored outside 64-bit mode. */
+/* The instructions whose W bit chooses 64-bit general registers or memory operands: ignored outside 64-bit mode. */
 static bool w_is_operand_size(const ZydisDecodedInstruction *z)
 {
     if (z->opcode_map == ZYDIS_OPCODE_MAP_0F)
         return z->opcode == 0x6e || z->opcode == 0x7e || z->opcode == 0x2a || z->opcode == 0x2c || z->opcode == 0x2d;
-    return z->opcode_map == ZYDIS_OPCODE_MAP_0F3A && (z->opcode == 0x16 || z->opcode == 0x22);
+    return z->opcode_map == ZYDIS_OPCODE_MAP_0F3A &&
+           (z->opcode == 0x16 || z->opcode == 0x22 || z->opcode == 0x60 || z->opcode == 0x61);
 }
 
 /* A VEX prefix in its three-byte form, with the register bits of other modes put right. */
@@ -253,9 +254,9 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
             return false;
         if (vex)
             plan.flags |= VEC_VEX;
-        if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS || z->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS)
+        if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
             plan.flags |= VEC_FULL | (plan.vec_read | plan.vec_write ? VEC_XMM : 0);
-        else if (uses_mxcsr(z))
+        else if (uses_mxcsr(z) || z->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS) /* which from memory has nothing of MMX */
             plan.flags |= VEC_MXCSR;
         if (z->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
             plan.flags |= VEC_HALF;
@@ -285,7 +286,7 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
     }
     op->imm = (uint64_t)(uintptr_t)v;
     bool simple = !plan.mem_size && !(plan.flags & ~VEC_MXCSR) && !(plan.flags & VEC_MXCSR);
-    op->fn = plan.flags & VEC_X87 ? op_x87 : simple ? op_vec_sse_rr : op_vec;
+    op->fn = plan.flags & VEC_X87 ? op_x87 : plan.flags & VEC_HALF && plan.flags & VEC_STORE ? op_vec_half : simple ? op_vec_sse_rr : op_vec;
     return true;
 }
 
