@@ -18,7 +18,7 @@ struct elements {
     uint8_t size;  /* bytes an element */
     uint8_t index_size;
     uint8_t count;
-    uint8_t all; /* gathers: elements of the destination register; there may be fewer indices */
+    uint8_t all; /* gathers: elements of the vector length; of indices or data there may be fewer */
     uint8_t vex;
     uint8_t pad;
 };
@@ -210,7 +210,7 @@ static bool lower_gather(const struct insn *insn, struct op *op, unsigned size, 
                              .index = (uint8_t)index,
                              .size = (uint8_t)size,
                              .index_size = (uint8_t)index_size,
-                             .all = (uint8_t)by_data,
+                             .all = (uint8_t)((ymm || ymm_index ? 32 : 16) / size),
                              .count = (uint8_t)(by_data < by_index ? by_data : by_index)});
     return true;
 }
