@@ -158,19 +158,23 @@ static void require_xsave(struct cpu *cpu)
 
 static uint64_t requested(const struct cpu *cpu) { return (cpu->reg[RDX] << 32 | (uint32_t)cpu->reg[RAX]) & cpu->xcr0; }
 
-/* Parts of an image, those to be stored. Checked all before the first is written. */
+/*
+ * Parts of an image, those to be stored. Checked all before the first is written, and whole, though outside 64-bit
+ * mode half of the vector registers is left out.
+ */
 struct parts {
     struct {
-        uint16_t at, len;
+        uint16_t at, len, whole;
     } part[6];
     unsigned n;
 };
-static void add_part(struct parts *p, bool wanted, unsigned at, size_t len)
+static void add_part(struct parts *p, bool wanted, unsigned at, size_t len, size_t whole)
 {
     if (!wanted)
         return;
     p->part[p->n].at = (uint16_t)at;
-    p->part[p->n++].len = (uint16_t)len;
+    p->part[p->n].len = (uint16_t)len;
+    p->part[p->n++].whole = (uint16_t)whole;
 }
 
 /* Where YMM_Hi128 stands: it is the only extended component there is, so always at the same place. */
@@ -188,15 +192,15 @@ static const struct op *xsave(struct cpu *cpu, const struct op *op, enum xsave_k
         cpu_gp(cpu, 0);
 
     struct parts parts = {.n = 0};
-    add_part(&parts, write & X87, FCW, MXCSR - FCW);
+    add_part(&parts, write & X87, FCW, MXCSR - FCW, MXCSR - FCW);
     /* MXCSR belongs to SSE and to AVX; XSAVE writes it for either, however the rest stands. */
-    add_part(&parts, compact ? write & SSE : rfbm & (SSE | AVX), MXCSR, 8);
-    add_part(&parts, write & X87, ST0, XMM0 - ST0);
-    add_part(&parts, write & SSE, XMM0, xmm_bytes(cpu));
-    add_part(&parts, true, HEADER, compact ? 16 : 8); /* the rest of the header stays as it was */
-    add_part(&parts, write & AVX, YMM_HI, xmm_bytes(cpu));
+    add_part(&parts, compact ? write & SSE : rfbm & (SSE | AVX), MXCSR, 8, 8);
+    add_part(&parts, write & X87, ST0, XMM0 - ST0, XMM0 - ST0);
+    add_part(&parts, write & SSE, XMM0, xmm_bytes(cpu), 256);
+    add_part(&parts, true, HEADER, compact ? 16 : 8, 16); /* the rest of the header stays as it was */
+    add_part(&parts, write & AVX, YMM_HI, xmm_bytes(cpu), YMM_LEN);
     for (unsigned i = 0; i < parts.n; i++)
-        mmu_probe_write(cpu, lin + parts.part[i].at, parts.part[i].len, 0);
+        mmu_probe_write(cpu, lin + parts.part[i].at, parts.part[i].whole, 0);
 
     uint8_t img[YMM_HI + YMM_LEN];
     save_x87(cpu, img, wide);
