@@ -64,11 +64,18 @@ static unsigned translate_range(struct cpu *cpu, uint64_t lin, unsigned len, uns
     return n;
 }
 
+void mmu_check_alignment(struct cpu *cpu, uint64_t lin, unsigned align)
+{
+    /* That an address is not canonical comes first. */
+    if (UNLIKELY(cpu->tlb == &cpu->tlb_sets[TLB_USER_AC]) && (lin & (align - 1)) &&
+        (!cpu->long_mode || mmu_canonical(lin)))
+        cpu_raise(cpu, EXC_AC, 0);
+}
+
 static void check_alignment(struct cpu *cpu, uint64_t lin, unsigned size)
 {
-    if (UNLIKELY(cpu->tlb == &cpu->tlb_sets[TLB_USER_AC]) && (size & (size - 1)) == 0 && size <= 8 &&
-        (lin & (size - 1)))
-        cpu_raise(cpu, EXC_AC, 0);
+    if ((size & (size - 1)) == 0 && size <= 8)
+        mmu_check_alignment(cpu, lin, size);
 }
 
 static void check_watch(struct cpu *cpu, uint64_t lin, unsigned len, bool write)

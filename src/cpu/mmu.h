@@ -99,6 +99,8 @@ static inline void mmu_rmw_done(struct cpu *cpu)
 /* Any length (vector, FXSAVE, XSAVE images); stores check the whole range before the first byte is written. access: MMU_SYSTEM, MMU_STACK or 0. */
 void mmu_read(struct cpu *, uint64_t lin, void *buf, size_t len, unsigned access);
 void mmu_write(struct cpu *, uint64_t lin, const void *buf, size_t len, unsigned access);
+/* Raises #AC if EFLAGS.AC asks for it and lin is no multiple of align, a power of two. */
+void mmu_check_alignment(struct cpu *, uint64_t lin, unsigned align);
 /* Raises what a write to the range would raise; writes nothing. */
 void mmu_probe_write(struct cpu *, uint64_t lin, size_t len, unsigned access);
 

@@ -197,6 +197,7 @@ const struct op *op_vec(struct cpu *cpu, const struct op *op)
         lin = op_linear(cpu, op, v->mem_size, v->flags & VEC_STORE ? MMU_WRITE : MMU_READ);
         if ((v->flags & VEC_ALIGN) && (lin & (v->mem_size - 1u)))
             cpu_gp(cpu, 0);
+        mmu_check_alignment(cpu, lin, v->natural);
         if (v->flags & VEC_LOAD) {
             const void *p = mmu_hit_r(cpu, lin, v->mem_size);
             if (LIKELY(p))
@@ -255,6 +256,7 @@ const struct op *op_x87(struct cpu *cpu, const struct op *op)
     vec_check_x87(cpu, !(v->flags & VEC_NOWAIT));
     if (v->flags & VEC_LOAD) {
         lin = op_linear(cpu, op, v->mem_size, MMU_READ);
+        mmu_check_alignment(cpu, lin, v->natural);
         mmu_read(cpu, lin, mem, v->mem_size, 0);
     }
     uint8_t before[XSAVE_X87_END], after[XSAVE_X87_END];
@@ -274,6 +276,7 @@ const struct op *op_x87(struct cpu *cpu, const struct op *op)
         memcpy(after, cpu->xsave, sizeof(after));
         memcpy(cpu->xsave, before, sizeof(before));
         lin = op_linear(cpu, op, v->mem_size, MMU_WRITE);
+        mmu_check_alignment(cpu, lin, v->natural);
         mmu_write(cpu, lin, mem, v->mem_size, 0);
         memcpy(cpu->xsave, after, sizeof(after));
     }

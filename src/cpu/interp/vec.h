@@ -48,6 +48,7 @@ struct vec_insn {
     uint16_t flags;
     uint16_t fop;     /* x87: last-instruction opcode */
     uint8_t mem_size; /* bytes of the memory operand, 0 if none */
+    uint8_t natural;  /* its alignment by EFLAGS.AC */
     uint8_t key_len;
     uint8_t key[VEC_KEY_MAX]; /* the encoding as emitted, and the guest GPR behind it */
     struct vec_insn *next;
@@ -75,7 +76,7 @@ struct vec_plan {
     bool gpr_read, gpr_write;
     bool str_lengths; /* PCMPESTRx: lengths in RAX and RDX */
     bool str_index;   /* PCMPxSTRI: index to RCX */
-    uint8_t mem_size;
+    uint8_t mem_size, natural;
     uint16_t fop;
 };
 

@@ -279,6 +279,9 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
         plan_code(insn, &plan, gpr_in_reg);
     }
 
+    /* Larger operands are aligned or need not be. */
+    bool loose = plan.mem_size > 10 || z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11;
+    plan.natural = loose || !plan.mem_size ? 1 : plan.mem_size == 10 ? 8 : plan.mem_size;
     struct vec_insn *v = vec_stub_get(cpu->vec, &plan);
     if (!v) {
         op->fn = op_vec_full;

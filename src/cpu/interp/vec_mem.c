@@ -52,27 +52,35 @@ static void clear_from(struct cpu *cpu, unsigned reg, unsigned at)
         *byte_of(cpu, reg, at) = 0;
 }
 
+/* Alignment is not checked here, EFLAGS.AC or not. */
 static uint64_t load_element(struct cpu *cpu, uint64_t lin, unsigned size)
 {
-    return size == 4 ? ld32(cpu, lin) : ld64(cpu, lin);
+    uint8_t v[8] = {0};
+    mmu_read(cpu, lin, v, size, 0);
+    return get_le64(v);
 }
 
-/* Of element i; what is masked out is not even held against the segment's limit. */
-static uint64_t element_linear(struct cpu *cpu, const struct op *op, const struct elements *e, unsigned i, unsigned access)
+/*
+ * The addresses of the elements that are masked in. The segment's limit is for these alone, but for all of them before
+ * the first is looked at.
+ */
+static void element_addresses(struct cpu *cpu, const struct op *op, const struct elements *e, unsigned access,
+                              uint64_t lin[8])
 {
     struct op one = *op;
-    one.disp += i * e->size;
-    return op_linear(cpu, &one, e->size, access);
+    for (unsigned i = 0; i < e->count; i++, one.disp += e->size)
+        lin[i] = masked_in(cpu, e, i) ? op_linear(cpu, &one, e->size, access) : 0;
 }
 
 static const struct op *op_maskmov_load(struct cpu *cpu, const struct op *op)
 {
     struct elements e = elements_of(op);
-    uint64_t value[8] = {0};
+    uint64_t lin[8], value[8] = {0};
     vec_check_avx(cpu);
+    element_addresses(cpu, op, &e, MMU_READ, lin);
     for (unsigned i = 0; i < e.count; i++)
         if (masked_in(cpu, &e, i))
-            value[i] = load_element(cpu, element_linear(cpu, op, &e, i, MMU_READ), e.size);
+            value[i] = load_element(cpu, lin[i], e.size);
     for (unsigned i = 0; i < e.count; i++)
         put_element(cpu, op->reg, i * e.size, e.size, value[i]);
     clear_from(cpu, op->reg, e.count * e.size);
@@ -82,13 +90,12 @@ static const struct op *op_maskmov_load(struct cpu *cpu, const struct op *op)
 static const struct op *op_maskmov_store(struct cpu *cpu, const struct op *op)
 {
     struct elements e = elements_of(op);
-    uint64_t lin[8] = {0};
+    uint64_t lin[8];
     vec_check_avx(cpu);
+    element_addresses(cpu, op, &e, MMU_WRITE, lin);
     for (unsigned i = 0; i < e.count; i++) /* all faults before the first store */
-        if (masked_in(cpu, &e, i)) {
-            lin[i] = element_linear(cpu, op, &e, i, MMU_WRITE);
+        if (masked_in(cpu, &e, i))
             mmu_probe_write(cpu, lin[i], e.size, 0);
-        }
     for (unsigned i = 0; i < e.count; i++)
         if (masked_in(cpu, &e, i))
             mmu_write(cpu, lin[i], byte_of(cpu, op->reg, i * e.size), e.size, 0);
@@ -132,6 +139,7 @@ static const struct op *op_maskmovdqu(struct cpu *cpu, const struct op *op)
     else
         vec_check_sse(cpu);
     uint64_t lin = op_linear(cpu, op, 16, MMU_WRITE);
+    mmu_check_alignment(cpu, lin, 8);
     for (unsigned pass = 0; pass < 2; pass++)
         for (unsigned i = 0; i < 16; i++) {
             if (!masked_in(cpu, &e, i))
@@ -153,6 +161,7 @@ static const struct op *op_maskmovq(struct cpu *cpu, const struct op *op)
     const uint8_t *data = cpu->xsave + XSAVE_ST + 16 * ((op->reg - top) & 7);
     const uint8_t *mask = cpu->xsave + XSAVE_ST + 16 * ((e.mask - top) & 7);
     uint64_t lin = op_linear(cpu, op, 8, MMU_WRITE);
+    mmu_check_alignment(cpu, lin, 8);
     for (unsigned pass = 0; pass < 2; pass++)
         for (unsigned i = 0; i < 8; i++) {
             if (!(mask[i] & 0x80))

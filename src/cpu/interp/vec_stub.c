@@ -179,6 +179,7 @@ struct vec_insn *vec_stub_get(struct vec_cache *vc, const struct vec_plan *p)
     v->flags = p->flags;
     v->fop = p->fop;
     v->mem_size = p->mem_size;
+    v->natural = p->natural;
     v->key_len = (uint8_t)n;
     memcpy(v->key, key, n);
     v->next = vc->hash[h];

@@ -152,6 +152,14 @@ static unsigned get_env(struct cpu *cpu, bool wide, const uint8_t *e)
 
 static bool wide(const struct op *op) { return OP_SIZE(op) != 2; }
 
+/* The address of n bytes of environment, which go as words or doublewords. */
+static uint64_t env_linear(struct cpu *cpu, const struct op *op, unsigned n, unsigned access)
+{
+    uint64_t lin = op_linear(cpu, op, n, access);
+    mmu_check_alignment(cpu, lin, wide(op) ? 4 : 2);
+    return lin;
+}
+
 static void fninit(struct cpu *cpu)
 {
     x87_turn(cpu, 0); /* the registers are empty but keep their contents */
@@ -164,7 +172,7 @@ static const struct op *op_fnstenv(struct cpu *cpu, const struct op *op)
     uint8_t e[28];
     vec_check_x87(cpu, false);
     unsigned n = put_env(cpu, wide(op), e);
-    mmu_write(cpu, op_linear(cpu, op, n, MMU_WRITE), e, n, 0);
+    mmu_write(cpu, env_linear(cpu, op, n, MMU_WRITE), e, n, 0);
     put_le16(cpu->xsave + XSAVE_FCW, get_le16(cpu->xsave + XSAVE_FCW) | 0x3f);
     x87_fix_summary(cpu);
     return op + 1;
@@ -175,7 +183,7 @@ static const struct op *op_fldenv(struct cpu *cpu, const struct op *op)
     uint8_t e[28];
     vec_check_x87(cpu, true);
     unsigned n = wide(op) ? 28 : 14;
-    mmu_read(cpu, op_linear(cpu, op, n, MMU_READ), e, n, 0);
+    mmu_read(cpu, env_linear(cpu, op, n, MMU_READ), e, n, 0);
     get_env(cpu, wide(op), e);
     return op + 1;
 }
@@ -187,7 +195,7 @@ static const struct op *op_fnsave(struct cpu *cpu, const struct op *op)
     unsigned n = put_env(cpu, wide(op), e);
     for (unsigned i = 0; i < 8; i++)
         memcpy(e + n + 10 * i, cpu->xsave + XSAVE_ST + 16 * i, 10);
-    mmu_write(cpu, op_linear(cpu, op, n + 80, MMU_WRITE), e, n + 80, 0);
+    mmu_write(cpu, env_linear(cpu, op, n + 80, MMU_WRITE), e, n + 80, 0);
     fninit(cpu);
     return op + 1;
 }
@@ -197,7 +205,7 @@ static const struct op *op_frstor(struct cpu *cpu, const struct op *op)
     uint8_t e[108];
     vec_check_x87(cpu, true);
     unsigned n = wide(op) ? 28 : 14;
-    mmu_read(cpu, op_linear(cpu, op, n + 80, MMU_READ), e, n + 80, 0);
+    mmu_read(cpu, env_linear(cpu, op, n + 80, MMU_READ), e, n + 80, 0);
     get_env(cpu, wide(op), e);
     for (unsigned i = 0; i < 8; i++)
         memcpy(cpu->xsave + XSAVE_ST + 16 * i, e + n + 10 * i, 10);

@@ -333,7 +333,7 @@ static void random_state(struct rng *r, struct fuzz_case *c)
 {
     for (unsigned i = 0; i < 16; i++)
         c->in.reg[i] = c->mode == FUZZ_64 ? rng_value(r) : (uint32_t)rng_value(r);
-    c->in.rflags = RFL_FIXED | RFL_IF | (rng_next(r) & RFL_ARITH) | 0;
+    c->in.rflags = RFL_FIXED | RFL_IF | (rng_next(r) & RFL_ARITH) | (rng_below(r, 16) ? 0 : RFL_AC);
     vec_random_image(r, c->in.xsave);
     c->poke[0].addr = c->poke[1].addr = c->image.addr = 0;
 }
