@@ -71,7 +71,7 @@ static void registers(void)
     wr(COUNTER, 0xfffff000);
     wr(COUNTER + 4, 0);
     wr(CONF, 1);
-    check_true("carries into the upper half", WAIT(rd(COUNTER + 4) == 1, 100));
+    check_true("carries into the upper half", WAIT(rd(COUNTER + 4) == 1, 2000));
     stop();
 }
 
@@ -109,6 +109,28 @@ static void on_level(struct frame *f)
     lapic_eoi();
 }
 
+/*
+ * A comparator that is passed before it has been written waits for the counter
+ * to come round. A host that takes the CPU from us in between would make that
+ * of any moment that is near, so the counter stands still meanwhile.
+ */
+static void arm(unsigned timer, uint32_t ticks)
+{
+    uint32_t conf = rd(CONF);
+    wr(CONF, conf & ~1u);
+    wr(TCMP(timer), rd(COUNTER) + ticks);
+    wr(CONF, conf | 1);
+}
+
+/* The same for all 64 bits; the counter is left standing. */
+static void arm_wide(unsigned timer, uint32_t ticks)
+{
+    wr(CONF, 0);
+    uint64_t at = counter() + ticks;
+    wr(TCMP(timer), (uint32_t)at);
+    wr(TCMP(timer) + 4, (uint32_t)(at >> 32));
+}
+
 static void one_shot(void)
 {
     unsigned pin = route_of(2);
@@ -120,17 +142,26 @@ static void one_shot(void)
     wr(CONF, 1);
     wr(TCONF(2), T_ROUTE(pin) | T_ENABLE);
     check("configuration of a timer reads back", rd(TCONF(2)) & 0x3e06, T_ROUTE(pin) | T_ENABLE);
-    uint32_t took = 0, attempt;
-    for (attempt = 0; attempt < 20; attempt++) {
+    /* It may be late by the time that a loaded host needs to let us in, but never early. */
+    uint32_t percent = 0, least = 200;
+    for (unsigned attempt = 0; attempt < 20 && !(percent >= 99 && percent <= 150); attempt++) {
+        unsigned ms = attempt < 10 ? 10 : 100;
+        arm_wide(2, hz / 1000 * ms);
         uint32_t pm = pm_now();
+        wr(CONF, 1);
+        percent = halt_until(VEC, pm) / (ms * 10);
+        least = percent < least ? percent : least;
+    }
+    check_range("one-shot: comes in its time (percent)", percent, on_xhyve() ? 99 : 0, 150);
+    check_strict("one-shot: never before it", least >= 99, true);
+    bool came = false;
+    for (unsigned attempt = 0; attempt < 20 && !came; attempt++) { /* while the counter runs */
         uint64_t at = counter() + hz / 100;
         wr(TCMP(2), (uint32_t)at);
         wr(TCMP(2) + 4, (uint32_t)(at >> 32));
-        took = halt_until(VEC, pm);
-        if (took <= 15000)
-            break;
+        came = WAIT_OPEN(taken(VEC), 100);
     }
-    check_range("one-shot: 10 ms (us)", took, on_xhyve() ? 9900 : 0, 15000);
+    check("one-shot: set while the counter runs", came, true);
     sti();
     delay_us(15000);
     cli();
@@ -138,14 +169,14 @@ static void one_shot(void)
 
     /* In 32-bit mode only the lower halves are compared. */
     wr(TCONF(2), T_ROUTE(pin) | T_ENABLE | T_32MODE);
-    wr(TCMP(2), (uint32_t)counter() + hz / 500);
+    arm(2, hz / 500);
     check_true("32-bit mode", WAIT_OPEN(taken(VEC), 500));
 
     set_handler(VEC, on_level);
     ioapic_route(pin, RTE_LEVEL | VEC, cpu_id());
     wr(TCONF(2), T_ROUTE(pin) | T_ENABLE | T_LEVEL | T_32MODE);
     check("level: status clear at first", rd(STATUS), 0);
-    wr(TCMP(2), (uint32_t)counter() + hz / 500);
+    arm(2, hz / 500);
     WAIT(rd(STATUS), 500);
     check("level: the status tells the timer", rd(STATUS), 4);
     wr(STATUS, 3);
@@ -162,28 +193,28 @@ static void one_shot(void)
 
 static void periodic(void)
 {
-    unsigned pin = route_of(0), n = 0;
+    unsigned pin = route_of(0), percent = 0;
     set_handler(VEC, count_lapic);
     ioapic_route(pin, VEC, cpu_id());
-    for (unsigned attempt = 0; attempt < 20; attempt++) {
+    /* A loaded host lets some come late, and together: then slower ones, which have more time. */
+    for (unsigned attempt = 0; attempt < 20 && (percent < 90 || percent > 104); attempt++) {
+        unsigned beats = attempt < 10 ? 1000 : 25, ms = attempt < 10 ? 100 : 1000;
         wr(CONF, 0);
         wr(COUNTER, 0);
         wr(COUNTER + 4, 0);
         wr(TCONF(0), T_ROUTE(pin) | T_ENABLE | T_PERIODIC | T_SET | T_32MODE);
-        wr(TCMP(0), hz / 1000);
-        wr(TCMP(0), hz / 1000);
+        wr(TCMP(0), hz / beats);
+        wr(TCMP(0), hz / beats);
         taken(VEC);
         wr(CONF, 1);
         uint32_t pm = pm_now();
         sti();
-        while (!us_passed(pm, 100000))
+        while (!us_passed(pm, ms * 1000))
             __asm__ volatile("hlt");
         cli();
-        n = taken(VEC);
-        if (n >= 90 && n <= 103)
-            break;
+        percent = taken(VEC) * 100000 / (beats * ms);
     }
-    check_range("periodic: 1 kHz for 100 ms", n, 90, 103);
+    check_range("periodic: as many as time has passed (percent)", percent, 90, 104);
     wr(TCONF(0), 0);
     stop();
     ioapic_route(pin, RTE_MASKED, 0);
@@ -191,10 +222,17 @@ static void periodic(void)
     taken(VEC);
 }
 
+static void on_irq8(struct frame *f)
+{
+    irq_count[0][f->vector]++;
+    cmos_read(0x0c);
+    lapic_eoi();
+}
+
 static void legacy(void)
 {
     set_handler(VEC, count_lapic);
-    set_handler(VEC + 1, count_lapic);
+    set_handler(VEC + 1, on_irq8);
     ioapic_route(2, VEC, cpu_id());
     ioapic_route(8, VEC + 1, cpu_id());
     /* The PIT beats at 100 Hz; in legacy mode it is cut off. */
@@ -203,24 +241,41 @@ static void legacy(void)
     outb(0x40, 0x2e);
     check_true("without legacy replacement the PIT interrupts",
                WAIT_OPEN(taken(VEC) > 0, 500) && WAIT_OPEN(taken(VEC) > 0, 500));
+    /* So is the RTC, here at 1024 Hz. */
+    cmos_write(0x0a, 0x26);
+    cmos_write(0x0b, 0x42);
+    cmos_read(0x0c);
+    check_true("without legacy replacement the RTC interrupts",
+               WAIT_OPEN(taken(VEC + 1) > 0, 500) && WAIT_OPEN(taken(VEC + 1) > 0, 500));
     wr(TCONF(0), 0);
     wr(TCONF(1), 0);
     wr(CONF, 3);
     let_in();
     taken(VEC);
+    taken(VEC + 1);
+    cmos_read(0x0c);
     sti();
-    delay_us(30000);
+    for (uint32_t pm = pm_now(); !us_passed(pm, 30000);)
+        cmos_read(0x0c);
     cli();
-    check("with it, it does not", taken(VEC), 0);
+    check("with it, the PIT does not", taken(VEC), 0);
+    check("nor does the RTC", taken(VEC + 1), 0);
     wr(TCONF(0), T_ENABLE | T_32MODE);
-    wr(TCMP(0), rd(COUNTER) + hz / 500);
+    arm(0, hz / 500);
     check_true("timer 0 has IRQ 0", WAIT_OPEN(taken(VEC), 500));
     wr(TCONF(1), T_ENABLE | T_32MODE);
-    wr(TCMP(1), rd(COUNTER) + hz / 500);
+    arm(1, hz / 500);
     check_true("timer 1 has IRQ 8", WAIT_OPEN(taken(VEC + 1), 500));
     wr(CONF, 1);
     taken(VEC);
     check_true("the PIT is back", WAIT_OPEN(taken(VEC) > 0, 500));
+    cmos_read(0x0c);
+    let_in();
+    taken(VEC + 1);
+    cmos_read(0x0c);
+    check_true("the RTC is back", WAIT_OPEN(taken(VEC + 1) > 0, 500));
+    cmos_write(0x0b, 0x02);
+    cmos_read(0x0c);
     stop();
     ioapic_route(2, RTE_MASKED, 0);
     ioapic_route(8, RTE_MASKED, 0);

@@ -30,6 +30,19 @@ static uint8_t status(unsigned counter)
 static void gate2(bool on) { outb(0x61, on ? 1 : 0); }
 static bool out2(void) { return inb(0x61) & 0x20; }
 
+/* The value of something that has to happen within so many us; anew if the host took the CPU from us for longer. */
+#define WITHIN(us, something)                                                                                          \
+    ({                                                                                                                 \
+        uint32_t within_start_;                                                                                        \
+        unsigned within_left_ = 50;                                                                                    \
+        __typeof__(something) within_value_;                                                                           \
+        do {                                                                                                           \
+            within_start_ = pm_now();                                                                                  \
+            within_value_ = (something);                                                                               \
+        } while (us_passed(within_start_, us) && --within_left_);                                                      \
+        within_value_;                                                                                                 \
+    })
+
 static uint64_t counted(void)
 {
     /* One way through the counter takes 55 ms; a host that keeps us away for so long spoils the attempt. */
@@ -50,6 +63,21 @@ static void rate(void)
     check_range("counts at 1.193182 MHz by the PM timer", hz, 1191000, 1195400);
 }
 
+static uint16_t past_zero(void)
+{
+    mode(2, 0, 3000);
+    WAIT(out2(), 2000);
+    delay_us(500);
+    return latch(2);
+}
+
+static void trigger2(void)
+{
+    gate2(false);
+    gate2(true);
+    delay_us(10);
+}
+
 static void modes(void)
 {
     gate2(true);
@@ -57,13 +85,12 @@ static void modes(void)
     check("mode 0: the control word lowers the output", out2(), false);
     check_strict("mode 0: null count before a count", status(2) & 0x40, 0x40);
     mode(2, 0, 3000);
-    mode(2, 0, 60000);
-    check("mode 0: output low while it counts", out2(), false);
+    check("mode 0: output low while it counts", WITHIN(40000, (mode(2, 0, 60000), out2())), false);
     mode(2, 0, 3000);
-    check_true("mode 0: output high at the end", WAIT(out2(), 100));
+    check_true("mode 0: output high at the end", WAIT(out2(), 2000));
     delay_us(500);
     check("mode 0: it stays high", out2(), true);
-    check_true("mode 0: and the counter runs on past 0", latch(2) > 3000);
+    check_true("mode 0: and the counter runs on past 0", WITHIN(40000, past_zero()) > 3000);
     check("status: mode and access", status(2) & 0x3f, 0x30);
 
     mode(2, 0, 20000);
@@ -74,16 +101,13 @@ static void modes(void)
     delay_us(2000);
     check_strict("mode 0: without gate it stands still", latch(2), v);
     gate2(true);
-    check_true("mode 0: with gate it goes on", WAIT(latch(2) != v, 100));
+    check_true("mode 0: with gate it goes on", WAIT(latch(2) != v, 2000));
 
     mode(2, 1, 60000);
     delay_us(100);
     check_strict("mode 1: high before the trigger", out2(), true);
-    gate2(false);
-    gate2(true);
-    delay_us(10);
-    check_strict("mode 1: low after it", out2(), false);
-    check_true("mode 1: high at the end", WAIT(out2(), 100));
+    check_strict("mode 1: low after it", WITHIN(40000, (trigger2(), out2())), false);
+    check_true("mode 1: high at the end", WAIT(out2(), 2000));
 
     mode(2, 2, 1000);
     check("mode 2: status", status(2) & 0x3f, 0x34);
@@ -102,8 +126,8 @@ static void modes(void)
     for (unsigned i = 0; i < 100; i++)
         odd |= latch(2);
     check("mode 3: counts by two", odd & 1, 0);
-    check_true("mode 3: high half", WAIT(out2(), 100));
-    check_true("mode 3: low half", WAIT(!out2(), 100));
+    check_true("mode 3: high half", WAIT(out2(), 2000));
+    check_true("mode 3: low half", WAIT(!out2(), 2000));
 
     mode(2, 4, 60000);
     check_strict("mode 4: high while it counts", out2(), true);
@@ -161,20 +185,56 @@ static void port61(void)
     outb(0x61, 0);
     check("port 61: cleared", inb(0x61) & 0x0f, 0);
     uint8_t first = inb(0x61) & 0x10;
-    check_true("port 61: the refresh bit toggles", WAIT((inb(0x61) & 0x10) != first, 50));
+    check_true("port 61: the refresh bit toggles", WAIT((inb(0x61) & 0x10) != first, 2000));
     gate2(true);
-    uint32_t us = 0;
-    for (unsigned attempt = 0; attempt < 20; attempt++) {
-        uint32_t pm = pm_now();
+    /*
+     * Between which moments the output rose, from those between which counting
+     * began: that holds however long the host keeps us away in between.
+     */
+    bool soon = false, late = false;
+    for (unsigned attempt = 0; attempt < 10; attempt++) {
+        uint32_t start = pm_now(), low = 0, high;
         mode(2, 0, 11932);
-        while (!out2() && !us_passed(pm, 100000))
-            ;
-        us = divide((uint64_t)pm_since(pm) * 1000000, PM_HZ);
-        if (us < 15000)
-            break;
+        uint32_t begun = pm_since(start);
+        for (;;) {
+            uint32_t before = pm_since(start);
+            bool out = out2();
+            high = pm_since(start);
+            if (out || before > PM_HZ / 2)
+                break;
+            low = before;
+        }
+        soon |= high < US(9990);
+        late |= low > begun + US(10030);
     }
-    check_range("port 61: output of counter 2 after 10 ms (us)", us, 9900, 15000);
+    check("port 61: output of counter 2 not before 10 ms", soon, false);
+    check("port 61: and not after", late, false);
     gate2(false);
+}
+
+/*
+ * Interrupts of counter 0 over so many ms, in percent of what there should be.
+ * A loaded host lets some come late, and together: then slower ones, for a
+ * second, which have more time.
+ */
+static unsigned beats(unsigned m, unsigned count, unsigned ms)
+{
+    unsigned percent = 0;
+    for (unsigned attempt = 0; attempt < 20 && (percent < 90 || percent > 104); attempt++) {
+        if (attempt == 10) {
+            count = 59659;
+            ms = 1000;
+        }
+        mode(0, m, (uint16_t)count);
+        taken(PIC_BASE);
+        uint32_t pm = pm_now();
+        sti();
+        while (!us_passed(pm, ms * 1000))
+            __asm__ volatile("hlt");
+        cli();
+        percent = divide((uint64_t)taken(PIC_BASE) * count * 100000, PIT_HZ * ms);
+    }
+    return percent;
 }
 
 static void irq0(void)
@@ -184,7 +244,7 @@ static void irq0(void)
     mode(0, 0, 2000);
     taken(PIC_BASE);
     pic_mask(0xffff);
-    delay_us(3000);
+    check_true("mode 0: its output is high at the end", WAIT(status(0) & 0x80, 500));
     pic_init();
     pic_mask(0xfffe);
     let_in();
@@ -197,31 +257,8 @@ static void irq0(void)
     cli();
     check("mode 0: and no more", taken(PIC_BASE), 0);
 
-    /* 1000 Hz for 200 ms. A loaded host makes ticks come together and so fewer; never more. */
-    unsigned n = 0;
-    for (unsigned attempt = 0; attempt < 20 && (n < 190 || n > 203); attempt++) {
-        mode(0, 2, 1193);
-        taken(PIC_BASE);
-        uint32_t pm = pm_now();
-        sti();
-        while (!us_passed(pm, 200000))
-            __asm__ volatile("hlt");
-        cli();
-        n = taken(PIC_BASE);
-    }
-    check_range("mode 2: interrupts at 1 kHz in 200 ms", n, 190, 203);
-    n = 0;
-    for (unsigned attempt = 0; attempt < 20 && (n < 9 || n > 11); attempt++) {
-        mode(0, 3, 11932);
-        taken(PIC_BASE);
-        uint32_t pm = pm_now();
-        sti();
-        while (!us_passed(pm, 100000))
-            __asm__ volatile("hlt");
-        cli();
-        n = taken(PIC_BASE);
-    }
-    check_range("mode 3: interrupts at 100 Hz in 100 ms", n, 9, 11);
+    check_range("mode 2: as many as time has passed (percent)", beats(2, 1193, 200), 90, 104);
+    check_range("mode 3: as many as time has passed (percent)", beats(3, 11932, 200), 90, 104);
     mode(0, 0, 0);
     pic_mask(0xffff);
 }

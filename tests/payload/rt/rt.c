@@ -556,8 +556,11 @@ bool wait_for(unsigned cpu, uint32_t ms) { return WAIT(!work[cpu], ms); }
 
 /* ---- main ---- */
 
+__attribute__((weak)) void early(void) {}
+
 void rt_main(void)
 {
+    early();
     outb(COM1 + 1, 0);
     outb(COM1 + 3, 0x83);
     outb(COM1, 1);
