@@ -124,8 +124,10 @@ static inline uint64_t memory_hash(const void *p0, const void *p1)
     const uint64_t *p[2] = {p0, p1};
     for (unsigned k = 0; k < 2; k++)
         for (unsigned i = 0; i < 512; i += 4)
-            for (unsigned j = 0; j < 4; j++)
+            for (unsigned j = 0; j < 4; j++) {
                 h[j] = (h[j] ^ p[k][i + j]) * UINT64_C(0x9e3779b97f4a7c15);
+                h[j] ^= h[j] >> 29; /* or the topmost bits would be lost below */
+            }
     return h[0] ^ h[1] << 1 ^ h[2] << 2 ^ h[3] << 3;
 }
 
