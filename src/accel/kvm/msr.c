@@ -13,6 +13,7 @@
 #include "accel/kvm/priv.h"
 #include "util/bytes.h"
 
+#define MSRS_AT_ONCE 128 /* KVM takes fewer than 256 */
 #define IA32_TSC 0x10u
 #define IA32_APIC_BASE 0x1bu
 #define IA32_TSC_DEADLINE 0x6e0u
@@ -53,38 +54,34 @@ int kvm_msr_indices(struct kvm_vm *kvm)
     return err;
 }
 
-/* Passes the entries that are not marked, in runs, and marks those that KVM stops at. */
+/* Passes the entries that are not marked, some at a time, and marks those that KVM stops at. */
 static int transfer(const struct kvm_vcpu *kv, struct msr_list *list, unsigned long request)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry[KVM_MAX_MSRS];
-    } *buf = calloc(1, sizeof(*buf));
-    if (!buf)
-        return -ENOMEM;
-    int err = 0;
-    for (unsigned done = 0; done < list->n && !err;) {
-        unsigned at[KVM_MAX_MSRS], n = 0;
-        for (unsigned i = done; i < list->n; i++) {
+    struct kvm_msrs *buf = calloc(1, sizeof(*buf) + MSRS_AT_ONCE * sizeof(buf->entries[0]));
+    unsigned at[MSRS_AT_ONCE];
+    int err = buf ? 0 : -ENOMEM;
+
+    for (unsigned next = 0; next < list->n && !err;) {
+        unsigned n = 0, i = next;
+        for (; i < list->n && n < MSRS_AT_ONCE; i++) {
             if (list->entry[i].reserved)
                 continue;
             at[n] = i;
-            buf->entry[n++] = list->entry[i];
+            buf->entries[n++] = list->entry[i];
         }
-        if (!n)
-            break;
-        buf->head.nmsrs = n;
-        int r = kvm_ioctl(kv->kvm, kv->fd, request, buf);
-        if (r < 0) {
-            err = r;
+        buf->nmsrs = n;
+        int taken = n ? kvm_ioctl(kv->kvm, kv->fd, request, buf) : 0;
+        if (taken < 0) {
+            err = taken;
             break;
         }
-        for (unsigned i = 0; i < n && i < (unsigned)r; i++)
-            list->entry[at[i]].data = buf->entry[i].data;
-        if ((unsigned)r >= n)
-            break;
-        list->entry[at[r]].reserved = 1;
-        done = at[r] + 1;
+        for (unsigned k = 0; k < n && k < (unsigned)taken; k++)
+            list->entry[at[k]].data = buf->entries[k].data;
+        next = i;
+        if ((unsigned)taken < n) {
+            list->entry[at[taken]].reserved = 1;
+            next = at[taken] + 1;
+        }
     }
     free(buf);
     return err;
@@ -96,12 +93,15 @@ int kvm_msrs_set(const struct kvm_vcpu *kv, struct msr_list *list) { return tran
 
 static int one(const struct kvm_vcpu *kv, unsigned long request, uint32_t index, uint64_t *val)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } buf = {.head = {.nmsrs = 1}, .entry = {.index = index, .data = *val}};
+    union {
+        struct kvm_msrs list;
+        uint64_t room[(sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)) / sizeof(uint64_t)];
+    } buf = {.room = {0}};
+    struct kvm_msr_entry *entry = buf.list.entries;
+    buf.list.nmsrs = 1;
+    *entry = (struct kvm_msr_entry){.index = index, .data = *val};
     int r = kvm_ioctl(kv->kvm, kv->fd, request, &buf);
-    *val = buf.entry.data;
+    *val = entry->data;
     return r < 0 ? r : r == 1 ? 0 : -ENOENT;
 }
 

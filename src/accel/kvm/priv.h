@@ -19,7 +19,7 @@
 #define KVM_IOAPIC_PINS 24
 #define KVM_PIC_PINS 16
 #define KVM_EXIT_REASONS 40 /* counted apart; the last one stands for all beyond */
-#define KVM_MAX_MSRS 512
+#define KVM_MAX_MSRS 1024
 
 /* The door to the kernel: tests put one of their own in its place. Results as of the system calls, errno included. */
 struct kvm_sys {
