@@ -148,7 +148,10 @@ static uint64_t run_stub(struct cpu *cpu, const struct vec_insn *v, void *mem)
     return flags;
 }
 
-/* MMX: the x87 state goes through the host's whole, MXCSR with it. An exception undoes the result but not the transition. */
+/*
+ * MMX: the x87 state goes through the host's whole, MXCSR with it. An exception undoes the result but not the
+ * transition.
+ */
 static void run_full_mmx(struct cpu *cpu, const struct vec_insn *v, void *mem)
 {
     struct saved before;

@@ -20,7 +20,10 @@
 #include "os/jitmem.h"
 #include "x86/decode.h"
 
-/* Arguments: the XSAVE image, memory operand, (unused), guest flags in, guest GPRs, MXCSR frame. Returns host flags if VEC_FLAGS. */
+/*
+ * Arguments: the XSAVE image, memory operand, (unused), guest flags in, guest GPRs, MXCSR frame. Returns host flags if
+ * VEC_FLAGS.
+ */
 typedef uint64_t vec_stub(uint8_t *xsave, void *mem, uint64_t unused, uint64_t flags, uint64_t *gpr, uint32_t *mxcsr);
 
 enum {

@@ -289,7 +289,8 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
     }
     op->imm = (uint64_t)(uintptr_t)v;
     bool simple = !plan.mem_size && !(plan.flags & ~VEC_MXCSR) && !(plan.flags & VEC_MXCSR);
-    op->fn = plan.flags & VEC_X87 ? op_x87 : plan.flags & VEC_HALF && plan.flags & VEC_STORE ? op_vec_half : simple ? op_vec_sse_rr : op_vec;
+    bool half_store = plan.flags & VEC_HALF && plan.flags & VEC_STORE;
+    op->fn = plan.flags & VEC_X87 ? op_x87 : half_store ? op_vec_half : simple ? op_vec_sse_rr : op_vec;
     return true;
 }
 

@@ -321,7 +321,8 @@ static bool place_operands(struct placing *p)
 static bool is_xsave(ZydisMnemonic m)
 {
     switch (m) {
-    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64: case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
     case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64: case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
         return true;
     default:
@@ -369,7 +370,8 @@ bool vec_gen_case(struct soft *soft, struct rng *r, const struct vec_template *t
         }
         break;
     case ZYDIS_MNEMONIC_MASKMOVQ: { /* with no bit in the mask, faults are up to the processor */
-        unsigned top = get_le16(c->in.xsave + XSAVE_FSW) >> 11 & 7, n = (unsigned)ZydisRegisterGetId(in.op[1].reg.value);
+        unsigned top = get_le16(c->in.xsave + XSAVE_FSW) >> 11 & 7;
+        unsigned n = (unsigned)ZydisRegisterGetId(in.op[1].reg.value);
         c->in.xsave[XSAVE_ST + 16 * ((n - top) & 7) + rng_below(r, 8)] |= 0x80;
         break;
     }

@@ -70,7 +70,8 @@ static bool x87_raised(const struct fuzz_case *c)
 }
 
 /* The parts of an image that are compared, in order of their offsets. */
-static bool part_differs(const struct fuzzer *f, const struct fuzz_case *c, const uint8_t *soft, unsigned at, unsigned n)
+static bool part_differs(const struct fuzzer *f, const struct fuzz_case *c, const uint8_t *soft, unsigned at,
+                         unsigned n)
 {
     bool raised = x87_raised(c);
     bool loads = get_le16(c->native.s.xsave + XSAVE_FOP) != get_le16(c->in.xsave + XSAVE_FOP);
@@ -126,7 +127,8 @@ static uint32_t doubtful_flags(const struct fuzz_case *c)
 /* A state that XRSTOR or FXRSTOR refuses because of MXCSR may have been loaded in parts. */
 static bool half_loaded(const struct fuzz_case *c)
 {
-    return c->native.vector == EXC_GP && (c->mnemonic == ZYDIS_MNEMONIC_XRSTOR || c->mnemonic == ZYDIS_MNEMONIC_XRSTOR64);
+    return c->native.vector == EXC_GP &&
+           (c->mnemonic == ZYDIS_MNEMONIC_XRSTOR || c->mnemonic == ZYDIS_MNEMONIC_XRSTOR64);
 }
 
 /* A fault of MMX instructions leaves the x87 state half way to MMX on Intel's, whole on AMD's. */
@@ -183,7 +185,8 @@ static bool same_fault(const struct fuzz_case *c, const struct fuzz_outcome *sof
     if (n->vector != EXC_PF || n->cr2 == soft->cr2)
         return true;
     /* Of an element that lies in two pages, too, any byte of the second one will do. */
-    return (is_maskmov(c) && (n->cr2 - soft->cr2 + 15 < 31 || in->z.address_width == 16)) || (is_masked_store(c) && n->cr2 >> 12 == soft->cr2 >> 12);
+    return (is_maskmov(c) && (n->cr2 - soft->cr2 + 15 < 31 || in->z.address_width == 16)) ||
+           (is_masked_store(c) && n->cr2 >> 12 == soft->cr2 >> 12);
 }
 
 static bool same_image(const struct fuzzer *f, const struct fuzz_case *c, const uint8_t *soft, const struct insn *in)
@@ -509,7 +512,8 @@ int main(int argc, char **argv)
     }
     print_summary(&f);
     bool failed = f.differing || f.lost || missing;
-    printf("%s: %" PRIu64 " compared, %" PRIu64 " of them raised, %" PRIu64 " differ, %" PRIu64 " lost, seed %" PRIu64 "\n",
+    printf("%s: %" PRIu64 " compared, %" PRIu64 " of them raised, %" PRIu64 " differ, %" PRIu64 " lost, seed %" PRIu64
+           "\n",
            failed ? "FAIL" : "PASS", f.compared, f.exceptions, f.differing, f.lost, seed);
     for (unsigned m = 0; m < FUZZ_MODES; m++) {
         vec_set_free(&f.taken[m]);

@@ -146,7 +146,9 @@ static uint16_t random_fsw(struct rng *r, uint16_t fcw)
 
 static uint32_t random_mxcsr(struct rng *r)
 {
-    uint32_t v = rng_below(r, 2) ? 0x1f80 : rng_below(r, 2) ? 0x1f80 & ~(0x80u << rng_below(r, 6)) : rng_next(r) & 0x1f80;
+    uint32_t v = 0x1f80;
+    if (rng_below(r, 2))
+        v &= rng_below(r, 2) ? ~(0x80u << rng_below(r, 6)) : (uint32_t)rng_next(r);
     if (rng_below(r, 2))
         v |= rng_next(r) & 0x6000;
     if (rng_below(r, 4) == 0)
