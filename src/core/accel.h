@@ -48,7 +48,7 @@ enum vcpu_exit {
 #define ACCEL_MSI_ROUTES 1024
 
 struct accel_io_event {
-    bool pio;      /* an I/O port; otherwise a guest-physical address */
+    bool pio; /* an I/O port; otherwise a guest-physical address */
     uint64_t addr;
     unsigned size; /* 1, 2, 4 or 8 bytes; 0: any */
     bool match;    /* only writes of `value` */

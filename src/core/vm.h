@@ -31,7 +31,7 @@ enum vm_stop {
 struct vm {
     const char *name;
     const struct accel_ops *accel;
-    void *accel_vm; /* the accelerator's own */
+    void *accel_vm;               /* the accelerator's own */
     enum irqchip_mode irqchip;    /* this and the next: set by accel->vm_open */
     uint64_t tsc_hz;              /* of the guest's TSC */
     struct accel_upcalls upcalls; /* set by the machine unless irqchip is IRQCHIP_USER */

@@ -33,10 +33,10 @@ struct machine {
     bool files_open;
     struct cpuid_table cpuid;
     struct x86_state bsp;
-    int vcpu_error;  /* what a call of a vCPU came to */
+    int vcpu_error;   /* what a call of a vCPU came to */
     uint64_t term_ns; /* when the first SIGTERM came; 0: none yet */
-    bool quit;       /* a signal asked for the end, whatever else goes on */
-    int pid_file_fd; /* -1: none */
+    bool quit;        /* a signal asked for the end, whatever else goes on */
+    int pid_file_fd;  /* -1: none */
     char why[512];
 };
 

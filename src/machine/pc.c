@@ -27,7 +27,7 @@ static const struct {
 #define ISA_MOUSE 12
 #define LPC_SLOT 31
 #define IOAPIC_ID(ncpus) ((uint8_t)((ncpus) < 16 ? (ncpus) : 0)) /* four bits; a space of its own beside local APICs */
-#define PCI_MMIO32_BASE 0xc0000000u /* up to the IOAPIC */
+#define PCI_MMIO32_BASE 0xc0000000u                              /* up to the IOAPIC */
 #define PCI_MMIO32_LEN 0x3ec00000u
 
 /* Inputs of a pin that has several sources. */
@@ -139,7 +139,8 @@ static void set_accel_pic(void *arg, unsigned pin, bool level)
 /* Inputs of whoever has the chip. */
 static struct irq_line ioapic_input(struct pc *pc, unsigned pin)
 {
-    return pc->vm->irqchip == IRQCHIP_KERNEL ? (struct irq_line){set_accel_ioapic, pc, pin} : ioapic_line(&pc->ioapic, pin);
+    return pc->vm->irqchip == IRQCHIP_KERNEL ? (struct irq_line){set_accel_ioapic, pc, pin}
+                                             : ioapic_line(&pc->ioapic, pin);
 }
 
 static struct irq_line pic_input(struct pc *pc, unsigned pin)
@@ -160,8 +161,7 @@ static int add_ioapic_and_pic(struct pc *pc)
         return err;
     lapic_bus_set_pic(&pc->lapic_bus, pic_ack, &pc->pic);
     if (redirected)
-        vm->upcalls = (struct accel_upcalls){
-            .pic_ack = pic_ack, .pic = &pc->pic, .eoi = eoi_from_accel, .eoi_arg = pc};
+        vm->upcalls = (struct accel_upcalls){.pic_ack = pic_ack, .pic = &pc->pic, .eoi = eoi_from_accel, .eoi_arg = pc};
     return 0;
 }
 
