@@ -69,8 +69,7 @@ int linux_header_read(const struct boot_file *f, struct linux_header *h, char *w
         if (f->size <= h->setup_size || h->setup_size + h->kernel_size - f->size >= 16)
             return boot_fail(why, n, -EINVAL,
                              "kernel \"%s\" is truncated: its header says %llu bytes, the file has %llu; copy it again",
-                             f->path, (unsigned long long)h->setup_size + h->kernel_size,
-                             (unsigned long long)f->size);
+                             f->path, (unsigned long long)h->setup_size + h->kernel_size, (unsigned long long)f->size);
         h->kernel_size = f->size - h->setup_size;
     }
 

@@ -7,8 +7,9 @@
 #include <pthread.h>
 
 static const struct form_table *const tables[] = {
-    &forms_alu,    &forms_mov,    &forms_shift,   &forms_muldiv, &forms_bits, &forms_stack, &forms_branch,
-    &forms_string, &forms_system, &forms_segment, &forms_far,    &forms_control, &forms_call, &forms_io,   &forms_state,
+    &forms_alu,   &forms_mov,     &forms_shift,  &forms_muldiv, &forms_bits,
+    &forms_stack, &forms_branch,  &forms_string, &forms_system, &forms_segment,
+    &forms_far,   &forms_control, &forms_call,   &forms_io,     &forms_state,
 };
 #define NTABLES (sizeof(tables) / sizeof(tables[0]))
 #define MAX_ROWS 1536

@@ -33,20 +33,42 @@
 enum form_pattern {
     PAT_ANY, /* whatever: the handler looks at OP_IS_MEM() itself */
     PAT_NONE,
-    PAT_R, PAT_M, PAT_I,
-    PAT_R_R, PAT_R_M, PAT_M_R, PAT_R_I, PAT_M_I,
-    PAT_R_R_I, PAT_R_M_I, PAT_M_R_I, /* IMUL, SHLD, RORX */
-    PAT_R_R_R, PAT_R_R_M, PAT_R_M_R, /* VEX-encoded BMI: ANDN, BZHI, SHLX ... */
-    PAT_M_R_R,             /* SHLD by CL */
-    PAT_R_R8, PAT_R_M8,    /* the source alone is of 8 bits: MOVZX, MOVSX, CRC32 */
-    PAT_S, PAT_R_S, PAT_M_S, PAT_S_R, PAT_S_M, PAT_R_C, PAT_C_R, PAT_R_D, PAT_D_R,
+    PAT_R,
+    PAT_M,
+    PAT_I,
+    PAT_R_R,
+    PAT_R_M,
+    PAT_M_R,
+    PAT_R_I,
+    PAT_M_I,
+    PAT_R_R_I,
+    PAT_R_M_I,
+    PAT_M_R_I, /* IMUL, SHLD, RORX */
+    PAT_R_R_R,
+    PAT_R_R_M,
+    PAT_R_M_R, /* VEX-encoded BMI: ANDN, BZHI, SHLX ... */
+    PAT_M_R_R, /* SHLD by CL */
+    PAT_R_R8,
+    PAT_R_M8, /* the source alone is of 8 bits: MOVZX, MOVSX, CRC32 */
+    PAT_S,
+    PAT_R_S,
+    PAT_M_S,
+    PAT_S_R,
+    PAT_S_M,
+    PAT_R_C,
+    PAT_C_R,
+    PAT_R_D,
+    PAT_D_R,
     /* Far branches (meta.branch_type FAR) match these and nothing else: ptr16:16/32 (imm = offset, disp = selector), m16:n, RETF, RETF imm. */
-    PAT_FAR_P, PAT_FAR_M, PAT_FAR, PAT_FAR_I, /* the last ones: lower.c compares */
+    PAT_FAR_P,
+    PAT_FAR_M,
+    PAT_FAR,
+    PAT_FAR_I, /* the last ones: lower.c compares */
 };
 
 enum {
-    FORM_LOCK = 1,    /* LOCK allowed on the memory form; a row without does not match it */
-    FORM_NO64 = 2,    /* #UD in 64-bit mode */
+    FORM_LOCK = 1, /* LOCK allowed on the memory form; a row without does not match it */
+    FORM_NO64 = 2, /* #UD in 64-bit mode */
     FORM_ONLY64 = 4,
     FORM_END = 8,     /* ends a block: the handler always leaves by NULL or a chain */
     FORM_NOFUZZ = 16, /* privileged or not reproducible natively */
@@ -68,7 +90,8 @@ struct form_table {
     const struct form *rows;
     size_t nrows;
 };
-extern const struct form_table forms_alu, forms_mov, forms_shift, forms_muldiv, forms_bits, forms_stack, forms_branch, forms_string;
+extern const struct form_table forms_alu, forms_mov, forms_shift, forms_muldiv, forms_bits, forms_stack, forms_branch,
+    forms_string;
 extern const struct form_table forms_system, forms_control, forms_segment, forms_far, forms_call, forms_io, forms_state;
 
 /*

@@ -21,28 +21,22 @@ enum class { NOTHING, REG = 'R', MEM = 'M', IMM = 'I', SREG = 'S', CREG = 'C', D
 
 static bool is_gpr(ZydisRegister r) { return r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_R15; }
 
-static enum class class_of(const ZydisDecodedOperand *o)
-{
-    switch (o->type) {
-    case ZYDIS_OPERAND_TYPE_MEMORY:
-        return MEM;
-    case ZYDIS_OPERAND_TYPE_IMMEDIATE:
-        return IMM;
-    case ZYDIS_OPERAND_TYPE_REGISTER:
-        break;
-    default:
-        return OTHER;
+static enum class class_of(const ZydisDecodedOperand *o) {
+    switch (o->type){
+        case ZYDIS_OPERAND_TYPE_MEMORY : return MEM; case ZYDIS_OPERAND_TYPE_IMMEDIATE : return IMM;
+        case ZYDIS_OPERAND_TYPE_REGISTER : break;
+        default : return OTHER;
     }
-    ZydisRegister r = o->reg.value;
-    if (is_gpr(r))
-        return REG;
-    if (r >= ZYDIS_REGISTER_ES && r <= ZYDIS_REGISTER_GS)
-        return SREG;
-    if (r >= ZYDIS_REGISTER_CR0 && r <= ZYDIS_REGISTER_CR15)
-        return CREG;
-    if (r >= ZYDIS_REGISTER_DR0 && r <= ZYDIS_REGISTER_DR15)
-        return DREG;
-    return OTHER;
+ZydisRegister r = o->reg.value;
+if (is_gpr(r))
+    return REG;
+if (r >= ZYDIS_REGISTER_ES && r <= ZYDIS_REGISTER_GS)
+    return SREG;
+if (r >= ZYDIS_REGISTER_CR0 && r <= ZYDIS_REGISTER_CR15)
+    return CREG;
+if (r >= ZYDIS_REGISTER_DR0 && r <= ZYDIS_REGISTER_DR15)
+    return DREG;
+return OTHER;
 }
 
 /* The number of a register, as op.h wants it: for bytes the offset into cpu->reg. */
@@ -87,7 +81,10 @@ static unsigned ea_kind(unsigned mode, unsigned s, unsigned asize)
         return asize == 3 ? EA_64 : EA_FLAT;
     }
     static const uint8_t flat[SEG_GS + 1] = {
-        [SEG_ES] = MODE_FLAT_ES & 0xff, [SEG_SS] = MODE_FLAT_SS, [SEG_DS] = MODE_FLAT_DS, [SEG_CS] = 0,
+        [SEG_ES] = MODE_FLAT_ES & 0xff,
+        [SEG_SS] = MODE_FLAT_SS,
+        [SEG_DS] = MODE_FLAT_DS,
+        [SEG_CS] = 0,
     };
     /* Not even a flat CS can be written to. */
     return asize == 2 && mode & flat[s] ? EA_FLAT : EA_CHECK;
@@ -184,35 +181,16 @@ static void fill_immediates(const struct insn *in, unsigned page_off, struct op 
 
 #define SHAPE(a, b, c) ((unsigned)(a) | (unsigned)(b) << 8 | (unsigned)(c) << 16)
 static const unsigned shapes[] = {
-    [PAT_R] = SHAPE(REG, 0, 0),
-    [PAT_M] = SHAPE(MEM, 0, 0),
-    [PAT_I] = SHAPE(IMM, 0, 0),
-    [PAT_R_R] = SHAPE(REG, REG, 0),
-    [PAT_R_M] = SHAPE(REG, MEM, 0),
-    [PAT_M_R] = SHAPE(MEM, REG, 0),
-    [PAT_R_I] = SHAPE(REG, IMM, 0),
-    [PAT_M_I] = SHAPE(MEM, IMM, 0),
-    [PAT_R_R_I] = SHAPE(REG, REG, IMM),
-    [PAT_R_M_I] = SHAPE(REG, MEM, IMM),
-    [PAT_M_R_I] = SHAPE(MEM, REG, IMM),
-    [PAT_R_R_R] = SHAPE(REG, REG, REG),
-    [PAT_R_R_M] = SHAPE(REG, REG, MEM),
-    [PAT_R_M_R] = SHAPE(REG, MEM, REG),
-    [PAT_M_R_R] = SHAPE(MEM, REG, REG),
-    [PAT_R_R8] = SHAPE(REG, REG, 0),
-    [PAT_R_M8] = SHAPE(REG, MEM, 0),
-    [PAT_S] = SHAPE(SREG, 0, 0),
-    [PAT_R_S] = SHAPE(REG, SREG, 0),
-    [PAT_M_S] = SHAPE(MEM, SREG, 0),
-    [PAT_S_R] = SHAPE(SREG, REG, 0),
-    [PAT_S_M] = SHAPE(SREG, MEM, 0),
-    [PAT_R_C] = SHAPE(REG, CREG, 0),
-    [PAT_C_R] = SHAPE(CREG, REG, 0),
-    [PAT_R_D] = SHAPE(REG, DREG, 0),
-    [PAT_D_R] = SHAPE(DREG, REG, 0),
-    [PAT_FAR_P] = SHAPE(OTHER, 0, 0),
-    [PAT_FAR_M] = SHAPE(MEM, 0, 0),
-    [PAT_FAR_I] = SHAPE(IMM, 0, 0),
+    [PAT_R] = SHAPE(REG, 0, 0),         [PAT_M] = SHAPE(MEM, 0, 0),         [PAT_I] = SHAPE(IMM, 0, 0),
+    [PAT_R_R] = SHAPE(REG, REG, 0),     [PAT_R_M] = SHAPE(REG, MEM, 0),     [PAT_M_R] = SHAPE(MEM, REG, 0),
+    [PAT_R_I] = SHAPE(REG, IMM, 0),     [PAT_M_I] = SHAPE(MEM, IMM, 0),     [PAT_R_R_I] = SHAPE(REG, REG, IMM),
+    [PAT_R_M_I] = SHAPE(REG, MEM, IMM), [PAT_M_R_I] = SHAPE(MEM, REG, IMM), [PAT_R_R_R] = SHAPE(REG, REG, REG),
+    [PAT_R_R_M] = SHAPE(REG, REG, MEM), [PAT_R_M_R] = SHAPE(REG, MEM, REG), [PAT_M_R_R] = SHAPE(MEM, REG, REG),
+    [PAT_R_R8] = SHAPE(REG, REG, 0),    [PAT_R_M8] = SHAPE(REG, MEM, 0),    [PAT_S] = SHAPE(SREG, 0, 0),
+    [PAT_R_S] = SHAPE(REG, SREG, 0),    [PAT_M_S] = SHAPE(MEM, SREG, 0),    [PAT_S_R] = SHAPE(SREG, REG, 0),
+    [PAT_S_M] = SHAPE(SREG, MEM, 0),    [PAT_R_C] = SHAPE(REG, CREG, 0),    [PAT_C_R] = SHAPE(CREG, REG, 0),
+    [PAT_R_D] = SHAPE(REG, DREG, 0),    [PAT_D_R] = SHAPE(DREG, REG, 0),    [PAT_FAR_P] = SHAPE(OTHER, 0, 0),
+    [PAT_FAR_M] = SHAPE(MEM, 0, 0),     [PAT_FAR_I] = SHAPE(IMM, 0, 0),
 };
 
 static unsigned shape_of(const struct insn *in)
@@ -298,7 +276,12 @@ void lower_insn(struct cpu *cpu, const struct insn *in, unsigned page_off, struc
     if (mnemonic == ZYDIS_MNEMONIC_CRC32)
         size = log2_bytes(in->op[1].size);
     struct context c = {
-        .in = in, .op = op, .shape = shape_of(in), .size = size, .page_off = page_off, .locked = locked,
+        .in = in,
+        .op = op,
+        .shape = shape_of(in),
+        .size = size,
+        .page_off = page_off,
+        .locked = locked,
         /* Far JMP, CALL and RET share their mnemonics with near ones: their rows are of PAT_FAR_*. */
         .far = in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && mnemonic != ZYDIS_MNEMONIC_IRET &&
                mnemonic != ZYDIS_MNEMONIC_IRETD && mnemonic != ZYDIS_MNEMONIC_IRETQ,

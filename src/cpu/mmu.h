@@ -58,7 +58,9 @@ static inline void *mmu_hit_w(struct cpu *cpu, uint64_t lin, unsigned size)
 #define MMU_ACCESSORS(bits)                                                                                            \
     static inline uint##bits##_t ld##bits(struct cpu *cpu, uint64_t lin)                                               \
     {                                                                                                                  \
-        struct unaligned { uint##bits##_t v; } __attribute__((packed, may_alias));                                     \
+        struct unaligned {                                                                                             \
+            uint##bits##_t v;                                                                                          \
+        } __attribute__((packed, may_alias));                                                                          \
         const void *p = mmu_hit_r(cpu, lin, bits / 8);                                                                 \
         if (LIKELY(p))                                                                                                 \
             return ((const volatile struct unaligned *)p)->v;                                                          \
@@ -66,7 +68,9 @@ static inline void *mmu_hit_w(struct cpu *cpu, uint64_t lin, unsigned size)
     }                                                                                                                  \
     static inline void st##bits(struct cpu *cpu, uint64_t lin, uint##bits##_t v)                                       \
     {                                                                                                                  \
-        struct unaligned { uint##bits##_t v; } __attribute__((packed, may_alias));                                     \
+        struct unaligned {                                                                                             \
+            uint##bits##_t v;                                                                                          \
+        } __attribute__((packed, may_alias));                                                                          \
         void *p = mmu_hit_w(cpu, lin, bits / 8);                                                                       \
         if (LIKELY(p))                                                                                                 \
             ((volatile struct unaligned *)p)->v = v;                                                                   \
@@ -119,7 +123,7 @@ uint64_t mmu_fetch(struct cpu *, uint64_t lin);
 bool mmu_peek(struct cpu *, uint64_t lin, uint64_t *gpa);
 
 /* Flushing (SDM vol. 3 section 4.10.4). */
-void mmu_flush_all(struct cpu *);       /* globals too */
+void mmu_flush_all(struct cpu *); /* globals too */
 void mmu_flush_nonglobal(struct cpu *);
 void mmu_flush_page(struct cpu *, uint64_t lin); /* INVLPG */
 /* Drops write entries of one guest page from every set: it holds code from now on. */

@@ -30,14 +30,10 @@ static inline uint64_t op_linear(struct cpu *cpu, const struct op *op, unsigned 
 {
     uint64_t a = cpu->reg[op->base] + (cpu->reg[op->index] << OP_SCALE(op)) + (uint64_t)op->disp;
     switch (OP_EA_KIND(op)) {
-    case EA_64:
-        return a;
-    case EA_SEG:
-        return a + cpu->seg[OP_SEG(op)].base;
-    case EA_FLAT:
-        return (uint32_t)a;
-    default:
-        return op_linear_slow(cpu, op, size, access);
+    case EA_64: return a;
+    case EA_SEG: return a + cpu->seg[OP_SEG(op)].base;
+    case EA_FLAT: return (uint32_t)a;
+    default: return op_linear_slow(cpu, op, size, access);
     }
 }
 

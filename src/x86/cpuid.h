@@ -10,8 +10,16 @@
 
 /* A feature is where CPUID shows it: word (enum cpuid_word) << 5 | bit. 0 (FPU, never gated) doubles as "none". */
 enum cpuid_word {
-    CPUID_1_EDX, CPUID_1_ECX, CPUID_7_EBX, CPUID_7_ECX, CPUID_7_EDX, CPUID_80000001_EDX, CPUID_80000001_ECX,
-    CPUID_D1_EAX, CPUID_80000008_EBX, CPUID_6_EAX,
+    CPUID_1_EDX,
+    CPUID_1_ECX,
+    CPUID_7_EBX,
+    CPUID_7_ECX,
+    CPUID_7_EDX,
+    CPUID_80000001_EDX,
+    CPUID_80000001_ECX,
+    CPUID_D1_EAX,
+    CPUID_80000008_EBX,
+    CPUID_6_EAX,
     CPUID_XHYVE, /* our own, shown nowhere: how the table is to be made */
     CPUID_WORDS,
 };
@@ -134,6 +142,7 @@ struct cpuid_view {
     uint64_t cr4, xcr0, xss;
     bool apic_enabled;
 };
-void cpuid_query(const struct cpuid_table *, const struct cpuid_view *, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+void cpuid_query(const struct cpuid_table *, const struct cpuid_view *, uint32_t leaf, uint32_t subleaf,
+                 uint32_t out[4]);
 
 #endif

@@ -55,10 +55,10 @@ static void lock_prefixes(void **state)
 {
     (void)state;
     struct insn in;
-    assert_int_equal(decode(64, 0, "\xf0\x01\x18", 3, &in), 0);        /* LOCK ADD [RAX], EBX */
-    assert_int_equal(decode(64, 0, "\xf0\x01\xd8", 3, &in), -EINVAL);  /* a register */
-    assert_int_equal(decode(64, 0, "\xf0\x89\x18", 3, &in), -EINVAL);  /* MOV */
-    assert_int_equal(decode(64, 0, "\xf0\x39\x18", 3, &in), -EINVAL);  /* CMP */
+    assert_int_equal(decode(64, 0, "\xf0\x01\x18", 3, &in), 0);           /* LOCK ADD [RAX], EBX */
+    assert_int_equal(decode(64, 0, "\xf0\x01\xd8", 3, &in), -EINVAL);     /* a register */
+    assert_int_equal(decode(64, 0, "\xf0\x89\x18", 3, &in), -EINVAL);     /* MOV */
+    assert_int_equal(decode(64, 0, "\xf0\x39\x18", 3, &in), -EINVAL);     /* CMP */
     assert_int_equal(decode(64, 0, "\xf0\x0f\xa3\x18", 4, &in), -EINVAL); /* BT */
 }
 
@@ -99,10 +99,8 @@ static void sib_without_base(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lengths),
-        cmocka_unit_test(modes),
-        cmocka_unit_test(lock_prefixes),
-        cmocka_unit_test(hint_nops),
+        cmocka_unit_test(lengths),          cmocka_unit_test(modes),
+        cmocka_unit_test(lock_prefixes),    cmocka_unit_test(hint_nops),
         cmocka_unit_test(sib_without_base),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

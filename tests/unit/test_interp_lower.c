@@ -64,10 +64,10 @@ static void address_kinds(void **state)
 
     rig_set_mode(r, RIG_PROT32);
     assert_int_equal(KIND(r, 0x8b, 0x00), EA_FLAT);
-    assert_int_equal(KIND(r, 0x8b, 0x45, 0x00), EA_FLAT);       /* [EBP]: SS */
-    assert_int_equal(KIND(r, 0x67, 0x8b, 0x00), EA_CHECK);      /* [BX+SI] */
-    assert_int_equal(KIND(r, 0x64, 0x8b, 0x00), EA_CHECK);      /* FS */
-    assert_int_equal(KIND(r, 0x2e, 0x8b, 0x00), EA_CHECK);      /* CS cannot be written to */
+    assert_int_equal(KIND(r, 0x8b, 0x45, 0x00), EA_FLAT);  /* [EBP]: SS */
+    assert_int_equal(KIND(r, 0x67, 0x8b, 0x00), EA_CHECK); /* [BX+SI] */
+    assert_int_equal(KIND(r, 0x64, 0x8b, 0x00), EA_CHECK); /* FS */
+    assert_int_equal(KIND(r, 0x2e, 0x8b, 0x00), EA_CHECK); /* CS cannot be written to */
     r->cpu->seg[SEG_DS].limit = 0xfffff;
     rig_changed(r);
     assert_int_equal(KIND(r, 0x8b, 0x00), EA_CHECK);
@@ -161,8 +161,8 @@ static void modes_and_locks(void **state)
 static void tables(void **state)
 {
     (void)state;
-    static const struct form_table *const all[] = {&forms_alu,    &forms_mov,   &forms_shift,  &forms_muldiv,
-                                                   &forms_bits,   &forms_stack, &forms_branch, &forms_string};
+    static const struct form_table *const all[] = {&forms_alu,  &forms_mov,   &forms_shift,  &forms_muldiv,
+                                                   &forms_bits, &forms_stack, &forms_branch, &forms_string};
     for (size_t t = 0; t < sizeof(all) / sizeof(all[0]); t++)
         for (size_t i = 0; i < all[t]->nrows; i++) {
             const struct form *f = &all[t]->rows[i];

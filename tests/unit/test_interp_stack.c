@@ -195,9 +195,10 @@ static void stack_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pushes_in_16_bits), cmocka_unit_test(all_registers), cmocka_unit_test(flags_by_privilege),
-        cmocka_unit_test(popf_selects_tlb),  cmocka_unit_test(branches_in_16_bits),
-        cmocka_unit_test(limits),            cmocka_unit_test(stack_faults),
+        cmocka_unit_test(pushes_in_16_bits),   cmocka_unit_test(all_registers),
+        cmocka_unit_test(flags_by_privilege),  cmocka_unit_test(popf_selects_tlb),
+        cmocka_unit_test(branches_in_16_bits), cmocka_unit_test(limits),
+        cmocka_unit_test(stack_faults),
     };
     return cmocka_run_group_tests(tests, rig_setup, rig_teardown);
 }

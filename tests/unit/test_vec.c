@@ -23,7 +23,10 @@ struct sample {
     const char *name;
     uint8_t bytes[8], n;
 };
-#define SAMPLE(kind, needs, name, ...) {kind, needs, name, {__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__})}
+#define SAMPLE(kind, needs, name, ...)                                                                                 \
+    {                                                                                                                  \
+        kind, needs, name, {__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__})                                       \
+    }
 
 /* Memory operands are at RBX. */
 static const struct sample samples[] = {
@@ -80,19 +83,13 @@ static unsigned expected(enum kind kind, const struct controls *c)
     unsigned ts = c->ts ? EXC_NM : NO_FAULT;
     switch (kind) {
     case SSE:
-    case MMX_XMM:
-        return c->em || !c->osfxsr ? EXC_UD : ts;
-    case VEX:
-        return !c->osxsave || (c->xcr0 & 6) != 6 ? EXC_UD : ts;
-    case MMX:
-        return c->em ? EXC_UD : ts;
+    case MMX_XMM: return c->em || !c->osfxsr ? EXC_UD : ts;
+    case VEX: return !c->osxsave || (c->xcr0 & 6) != 6 ? EXC_UD : ts;
+    case MMX: return c->em ? EXC_UD : ts;
     case X87:
-    case FX:
-        return c->em ? EXC_NM : ts;
-    case WAIT:
-        return c->mp ? ts : NO_FAULT;
-    default:
-        return NO_FAULT;
+    case FX: return c->em ? EXC_NM : ts;
+    case WAIT: return c->mp ? ts : NO_FAULT;
+    default: return NO_FAULT;
     }
 }
 
@@ -147,8 +144,7 @@ static void need_controls(void **state)
                 run(r, s->bytes, s->n);
                 if (r->vector != expected(s->kind, &c))
                     fail_msg("%s: vector %u instead of %u (EM %d TS %d MP %d OSFXSR %d OSXSAVE %d XCR0 %u)", s->name,
-                             r->vector, expected(s->kind, &c), c.em, c.ts, c.mp, c.osfxsr, c.osxsave,
-                             (unsigned)c.xcr0);
+                             r->vector, expected(s->kind, &c), c.em, c.ts, c.mp, c.osfxsr, c.osxsave, (unsigned)c.xcr0);
             }
         }
     }
@@ -187,15 +183,31 @@ static void who_waits(void **state)
         bool waits;
     } table[] = {
         /* FLD1 FWAIT FLDCW, FLDENV FRSTOR FNOP, PADDB EMMS CVTPI2PS, MASKMOVQ FSTP FSTP */
-        {{0xd9, 0xe8}, 2, true},        {{0x9b}, 1, true},              {{0xd9, 0x2b}, 2, true},
-        {{0xd9, 0x23}, 2, true},        {{0xdd, 0x23}, 2, true},        {{0xd9, 0xd0}, 2, true},
-        {{0x0f, 0xfc, 0xc1}, 3, true},  {{0x0f, 0x77}, 2, true},        {{0x0f, 0x2a, 0xc1}, 3, true},
-        {{0x0f, 0xf7, 0xc1}, 3, true},  {{0xdd, 0xd8}, 2, true},        {{0xdd, 0x1b}, 2, true},
+        {{0xd9, 0xe8}, 2, true},
+        {{0x9b}, 1, true},
+        {{0xd9, 0x2b}, 2, true},
+        {{0xd9, 0x23}, 2, true},
+        {{0xdd, 0x23}, 2, true},
+        {{0xd9, 0xd0}, 2, true},
+        {{0x0f, 0xfc, 0xc1}, 3, true},
+        {{0x0f, 0x77}, 2, true},
+        {{0x0f, 0x2a, 0xc1}, 3, true},
+        {{0x0f, 0xf7, 0xc1}, 3, true},
+        {{0xdd, 0xd8}, 2, true},
+        {{0xdd, 0x1b}, 2, true},
         /* FNCLEX FNINIT FNSTCW, FNSTSW FNSTSW FNSTENV, FNSAVE FXSAVE FXRSTOR, ADDPS FNENI FNSETPM */
-        {{0xdb, 0xe2}, 2, false},       {{0xdb, 0xe3}, 2, false},       {{0xd9, 0x3b}, 2, false},
-        {{0xdd, 0x3b}, 2, false},       {{0xdf, 0xe0}, 2, false},       {{0xd9, 0x33}, 2, false},
-        {{0xdd, 0x33}, 2, false},       {{0x0f, 0xae, 0x03}, 3, false}, {{0x0f, 0xae, 0x0b}, 3, false},
-        {{0x0f, 0x58, 0xc1}, 3, false}, {{0xdb, 0xe0}, 2, false},       {{0xdb, 0xe4}, 2, false},
+        {{0xdb, 0xe2}, 2, false},
+        {{0xdb, 0xe3}, 2, false},
+        {{0xd9, 0x3b}, 2, false},
+        {{0xdd, 0x3b}, 2, false},
+        {{0xdf, 0xe0}, 2, false},
+        {{0xd9, 0x33}, 2, false},
+        {{0xdd, 0x33}, 2, false},
+        {{0x0f, 0xae, 0x03}, 3, false},
+        {{0x0f, 0xae, 0x0b}, 3, false},
+        {{0x0f, 0x58, 0xc1}, 3, false},
+        {{0xdb, 0xe0}, 2, false},
+        {{0xdb, 0xe4}, 2, false},
     };
     for (unsigned i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         available_all(r, RIG_PROT32);
@@ -235,8 +247,8 @@ static void stubs_run_out(void **state)
     r->max_leaves = 1;
     for (unsigned i = 0; i < 1 << 16; i++) { /* PSHUFD xmm, xmm, imm8: all registers, all immediates */
         unsigned dst = i & 15, src = i >> 4 & 15, imm = i >> 8;
-        const uint8_t bytes[] = {0x66, (uint8_t)(0x40 | dst >> 3 << 2 | src >> 3), 0x0f, 0x70,
-                                 (uint8_t)(0xc0 | (dst & 7) << 3 | (src & 7)), (uint8_t)imm};
+        const uint8_t bytes[] = {0x66, (uint8_t)(0x40 | dst >> 3 << 2 | src >> 3),   0x0f,
+                                 0x70, (uint8_t)(0xc0 | (dst & 7) << 3 | (src & 7)), (uint8_t)imm};
         memset(r->cpu->xsave + 160, 0, 256);
         for (unsigned k = 0; k < 4; k++)
             put_le32(xmm_low(r->cpu, src) + 4 * k, 0x11 * (k + 1));
@@ -269,8 +281,11 @@ static bool upper_halves(void)
 {
     uint64_t b[32], any = 0;
 #define UPPER(n) "vextractf128 $1, %%ymm" #n ", 16*" #n "(%0)\n\t"
-    __asm__ volatile(UPPER(0) UPPER(1) UPPER(2) UPPER(3) UPPER(4) UPPER(5) UPPER(6) UPPER(7) UPPER(8) UPPER(9)
-                     UPPER(10) UPPER(11) UPPER(12) UPPER(13) UPPER(14) UPPER(15) : : "r"(b) : "memory");
+    __asm__ volatile(UPPER(0) UPPER(1) UPPER(2) UPPER(3) UPPER(4) UPPER(5) UPPER(6) UPPER(7) UPPER(8) UPPER(9) UPPER(10)
+                         UPPER(11) UPPER(12) UPPER(13) UPPER(14) UPPER(15)
+                     :
+                     : "r"(b)
+                     : "memory");
     for (unsigned i = 0; i < 32; i++)
         any |= b[i];
     return any != 0;

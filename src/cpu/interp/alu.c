@@ -29,13 +29,13 @@
         FLAGS_LOGIC(cpu, bits, r);                                                                                     \
         return r;                                                                                                      \
     }                                                                                                                  \
-    static inline uint##bits##_t or##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t b)                         \
+    static inline uint##bits##_t or ##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t b)                        \
     {                                                                                                                  \
         uint##bits##_t r = a | b;                                                                                      \
         FLAGS_LOGIC(cpu, bits, r);                                                                                     \
         return r;                                                                                                      \
     }                                                                                                                  \
-    static inline uint##bits##_t xor##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t b)                        \
+    static inline uint##bits##_t xor ##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t b)                       \
     {                                                                                                                  \
         uint##bits##_t r = a ^ b;                                                                                      \
         FLAGS_LOGIC(cpu, bits, r);                                                                                     \
@@ -61,10 +61,10 @@
         return r;                                                                                                      \
     }                                                                                                                  \
     static inline uint##bits##_t neg##bits(struct cpu *cpu, uint##bits##_t a) { return sub_c##bits(cpu, 0, a, 0); }    \
-    static inline uint##bits##_t not##bits(struct cpu *cpu, uint##bits##_t a)                                          \
+    static inline uint##bits##_t not ##bits(struct cpu * cpu, uint##bits##_t a)                                        \
     {                                                                                                                  \
         (void)cpu;                                                                                                     \
-        return (uint##bits##_t)~a;                                                                                     \
+        return (uint##bits##_t) ~a;                                                                                    \
     }
 OPERATIONS(8)
 OPERATIONS(16)
@@ -141,7 +141,6 @@ BINARY_SIZES(and)
 BINARY_SIZES(sub)
 BINARY_SIZES(xor)
 
-
 /* -- comparisons: nothing is written -- */
 
 #define COMPARE_MEM(name, by, bits, shape, first, second)                                                              \
@@ -173,8 +172,7 @@ BINARY_SIZES(xor)
     }                                                                                                                  \
     COMPARE_MEM(name, by, bits, mr, mem, get##bits(cpu, op->reg))                                                      \
     COMPARE_MEM(name, by, bits, mi, mem, (uint##bits##_t)op->imm)
-#define COMPARE_SIZES(name, by)                                                                                        \
-    COMPARE(name, by, 8) COMPARE(name, by, 16) COMPARE(name, by, 32) COMPARE(name, by, 64)
+#define COMPARE_SIZES(name, by) COMPARE(name, by, 8) COMPARE(name, by, 16) COMPARE(name, by, 32) COMPARE(name, by, 64)
 #define CMP_RM(bits) COMPARE_MEM(cmp, sub, bits, rm, get##bits(cpu, op->reg), mem)
 COMPARE_SIZES(cmp, sub)
 CMP_RM(8)
@@ -218,7 +216,7 @@ COMPARE_SIZES(test, and)
 UNARY_SIZES(inc)
 UNARY_SIZES(dec)
 UNARY_SIZES(neg)
-UNARY_SIZES(not)
+UNARY_SIZES(not )
 
 /* -- ADCX, ADOX: chains of carries in CF and in OF -- */
 
@@ -398,21 +396,31 @@ HANDLER(cmpxchg16b)
 #define M(name) ZYDIS_MNEMONIC_##name
 #define BINARY_ROWS(mnemonic, name)                                                                                    \
     ROWS_BUT_RM(mnemonic, name), {M(mnemonic), PAT_R_M, FORM_BASE, 0, SIZES(name##_rmb)},                              \
-    {M(mnemonic), PAT_R_M, 0, 0, SIZES(name##_rmx)}
+    {                                                                                                                  \
+        M(mnemonic), PAT_R_M, 0, 0, SIZES(name##_rmx)                                                                  \
+    }
 #define ROWS_BUT_RM(mnemonic, name)                                                                                    \
     {M(mnemonic), PAT_R_R, 0, 0, SIZES(name##_rr)}, {M(mnemonic), PAT_R_I, 0, 0, SIZES(name##_ri)},                    \
-    {M(mnemonic), PAT_M_R, FORM_BASE, 0, SIZES(name##_mrb)}, {M(mnemonic), PAT_M_R, 0, 0, SIZES(name##_mrx)},          \
-    {M(mnemonic), PAT_M_I, FORM_BASE, 0, SIZES(name##_mib)}, {M(mnemonic), PAT_M_I, 0, 0, SIZES(name##_mix)}
+        {M(mnemonic), PAT_M_R, FORM_BASE, 0, SIZES(name##_mrb)}, {M(mnemonic), PAT_M_R, 0, 0, SIZES(name##_mrx)},      \
+        {M(mnemonic), PAT_M_I, FORM_BASE, 0, SIZES(name##_mib)},                                                       \
+    {                                                                                                                  \
+        M(mnemonic), PAT_M_I, 0, 0, SIZES(name##_mix)                                                                  \
+    }
 #define LOCKED_ROWS(mnemonic, name)                                                                                    \
-    {M(mnemonic), PAT_M_R, FORM_LOCK, 0, SIZES(name##_mrl)}, {M(mnemonic), PAT_M_I, FORM_LOCK, 0, SIZES(name##_mil)}
+    {M(mnemonic), PAT_M_R, FORM_LOCK, 0, SIZES(name##_mrl)}, { M(mnemonic), PAT_M_I, FORM_LOCK, 0, SIZES(name##_mil) }
 #define UNARY_ROWS(mnemonic, name)                                                                                     \
     {M(mnemonic), PAT_R, 0, 0, SIZES(name##_r)}, {M(mnemonic), PAT_M, FORM_BASE, 0, SIZES(name##_mb)},                 \
-    {M(mnemonic), PAT_M, 0, 0, SIZES(name##_mx)}, {M(mnemonic), PAT_M, FORM_LOCK, 0, SIZES(name##_ml)}
+        {M(mnemonic), PAT_M, 0, 0, SIZES(name##_mx)},                                                                  \
+    {                                                                                                                  \
+        M(mnemonic), PAT_M, FORM_LOCK, 0, SIZES(name##_ml)                                                             \
+    }
 #define EXCHANGING_ROWS(mnemonic, name)                                                                                \
-    {M(mnemonic), PAT_R_R, 0, 0, SIZES(name##_rr)}, {M(mnemonic), PAT_M_R, FORM_LOCK, 0, SIZES(name##_mr)}
+    {M(mnemonic), PAT_R_R, 0, 0, SIZES(name##_rr)}, { M(mnemonic), PAT_M_R, FORM_LOCK, 0, SIZES(name##_mr) }
 #define ADX_ROWS(mnemonic, name)                                                                                       \
     {M(mnemonic), PAT_R_R, 0, X86_ADX, SIZES_DWORD(name##_rr)},                                                        \
-    {M(mnemonic), PAT_R_M, 0, X86_ADX, SIZES_DWORD(name##_rmx)}
+    {                                                                                                                  \
+        M(mnemonic), PAT_R_M, 0, X86_ADX, SIZES_DWORD(name##_rmx)                                                      \
+    }
 
 static const struct form rows[] = {
     BINARY_ROWS(ADD, add),
@@ -434,7 +442,7 @@ static const struct form rows[] = {
     UNARY_ROWS(INC, inc),
     UNARY_ROWS(DEC, dec),
     UNARY_ROWS(NEG, neg),
-    UNARY_ROWS(NOT, not),
+    UNARY_ROWS(NOT, not ),
     ADX_ROWS(ADCX, adcx),
     ADX_ROWS(ADOX, adox),
     EXCHANGING_ROWS(XADD, xadd),

@@ -354,14 +354,16 @@ RANDOM(64)
 
 #define M(name) ZYDIS_MNEMONIC_##name
 #define BIT_ROWS(mnemonic, name)                                                                                       \
-    {M(mnemonic), PAT_R_R, 0, 0, SIZES_WORD(name##_rr)}, {M(mnemonic), PAT_R_I, 0, 0, SIZES_WORD(name##_ri)}
+    {M(mnemonic), PAT_R_R, 0, 0, SIZES_WORD(name##_rr)}, { M(mnemonic), PAT_R_I, 0, 0, SIZES_WORD(name##_ri) }
 #define BIT_CHANGE_ROWS(mnemonic, name)                                                                                \
     BIT_ROWS(mnemonic, name), {M(mnemonic), PAT_M_R, 0, 0, SIZES_WORD(name##_mrx)},                                    \
-    {M(mnemonic), PAT_M_I, 0, 0, SIZES_WORD(name##_mix)},                                                              \
-    {M(mnemonic), PAT_M_R, FORM_LOCK, 0, SIZES_WORD(name##_mrl)},                                                      \
-    {M(mnemonic), PAT_M_I, FORM_LOCK, 0, SIZES_WORD(name##_mil)}
+        {M(mnemonic), PAT_M_I, 0, 0, SIZES_WORD(name##_mix)},                                                          \
+        {M(mnemonic), PAT_M_R, FORM_LOCK, 0, SIZES_WORD(name##_mrl)},                                                  \
+    {                                                                                                                  \
+        M(mnemonic), PAT_M_I, FORM_LOCK, 0, SIZES_WORD(name##_mil)                                                     \
+    }
 #define ONE_ROWS(mnemonic, name, feature, sizes)                                                                       \
-    {M(mnemonic), PAT_R_R, 0, feature, sizes(name##_rr)}, {M(mnemonic), PAT_R_M, 0, feature, sizes(name##_rm)}
+    {M(mnemonic), PAT_R_R, 0, feature, sizes(name##_rr)}, { M(mnemonic), PAT_R_M, 0, feature, sizes(name##_rm) }
 
 static const struct form rows[] = {
     BIT_ROWS(BT, bt),

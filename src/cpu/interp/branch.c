@@ -80,10 +80,7 @@ CALLED(64)
 #define NEAR_BRANCHES(bits)                                                                                            \
     HANDLER(jmp_i##bits) { return block_goto(cpu, op, target##bits(cpu, near_target(cpu, op)), 0); }                   \
     HANDLER(jmp_r##bits) { return block_goto_indirect(cpu, target##bits(cpu, cpu->reg[op->reg])); }                    \
-    HANDLER(jmp_m##bits)                                                                                               \
-    {                                                                                                                  \
-        return block_goto_indirect(cpu, target##bits(cpu, ld##bits(cpu, EA_R(cpu, op, bits))));                        \
-    }                                                                                                                  \
+    HANDLER(jmp_m##bits) { return block_goto_indirect(cpu, target##bits(cpu, ld##bits(cpu, EA_R(cpu, op, bits)))); }   \
     HANDLER(call_i##bits)                                                                                              \
     {                                                                                                                  \
         uint64_t to = target##bits(cpu, near_target(cpu, op));                                                         \
@@ -224,11 +221,19 @@ BOUND(32)
 /* -- the table -- */
 
 #define M(name) ZYDIS_MNEMONIC_##name
-#define ALL_SIZES(fn) {fn, fn, fn, fn}
+#define ALL_SIZES(fn)                                                                                                  \
+    {                                                                                                                  \
+        fn, fn, fn, fn                                                                                                 \
+    }
 #define JCC_ROWS(mnemonic, cc)                                                                                         \
     {M(J##mnemonic), PAT_I, FORM_END | FORM_NEAR, 0, {NULL, NULL, j##cc##_near, j##cc##_near}},                        \
-    {M(J##mnemonic), PAT_I, FORM_END, 0, SIZES_WORD(j##cc##_i)}
-#define PLAIN(mnemonic, pattern, flags, fn) {M(mnemonic), pattern, flags, 0, ALL_SIZES(fn)}
+    {                                                                                                                  \
+        M(J##mnemonic), PAT_I, FORM_END, 0, SIZES_WORD(j##cc##_i)                                                      \
+    }
+#define PLAIN(mnemonic, pattern, flags, fn)                                                                            \
+    {                                                                                                                  \
+        M(mnemonic), pattern, flags, 0, ALL_SIZES(fn)                                                                  \
+    }
 
 static const struct form rows[] = {
     {M(JMP), PAT_I, FORM_END | FORM_NEAR, 0, {NULL, NULL, jmp_near, jmp_near}},

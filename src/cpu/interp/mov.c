@@ -346,9 +346,11 @@ HANDLER(clflush)
 #define M(name) ZYDIS_MNEMONIC_##name
 #define LOAD_ROWS(mnemonic, rr, rm, name8, name16, name32, name64)                                                     \
     {M(mnemonic), rr, 0, 0, {name8(_rr8), name16(_rr16), name32(_rr32), name64(_rr64)}},                               \
-    {M(mnemonic), rm, FORM_BASE, 0, {name8(_rmb8), name16(_rmb16), name32(_rmb32), name64(_rmb64)}},                   \
-    {M(mnemonic), rm, FORM_EA64, 0, {name8(_rmq8), name16(_rmq16), name32(_rmq32), name64(_rmq64)}},                   \
-    {M(mnemonic), rm, 0, 0, {name8(_rmx8), name16(_rmx16), name32(_rmx32), name64(_rmx64)}}
+        {M(mnemonic), rm, FORM_BASE, 0, {name8(_rmb8), name16(_rmb16), name32(_rmb32), name64(_rmb64)}},               \
+        {M(mnemonic), rm, FORM_EA64, 0, {name8(_rmq8), name16(_rmq16), name32(_rmq32), name64(_rmq64)}},               \
+    {                                                                                                                  \
+        M(mnemonic), rm, 0, 0, { name8(_rmx8), name16(_rmx16), name32(_rmx32), name64(_rmx64) }                        \
+    }
 /* Names of the loads by destination size; what is zero-extended to 64 bits is to 32. */
 #define NONE(suffix) NULL
 #define MOV_(suffix) mov##suffix
@@ -360,22 +362,34 @@ HANDLER(clflush)
 
 #define MOVZX_ROWS(rr, rm, name, name16)                                                                               \
     {M(MOVZX), rr, 0, 0, {NULL, name16##_rr16, name##_rr32, name##_rr32}},                                             \
-    {M(MOVZX), rm, FORM_BASE, 0, {NULL, name16##_rmb16, name##_rmb32, name##_rmb32}},                                  \
-    {M(MOVZX), rm, FORM_EA64, 0, {NULL, name16##_rmq16, name##_rmq32, name##_rmq32}},                                  \
-    {M(MOVZX), rm, 0, 0, {NULL, name16##_rmx16, name##_rmx32, name##_rmx32}}
+        {M(MOVZX), rm, FORM_BASE, 0, {NULL, name16##_rmb16, name##_rmb32, name##_rmb32}},                              \
+        {M(MOVZX), rm, FORM_EA64, 0, {NULL, name16##_rmq16, name##_rmq32, name##_rmq32}},                              \
+    {                                                                                                                  \
+        M(MOVZX), rm, 0, 0, { NULL, name16##_rmx16, name##_rmx32, name##_rmx32 }                                       \
+    }
 
 #define STORE_ROWS(pattern, shape)                                                                                     \
     {M(MOV), pattern, FORM_BASE, 0, SIZES(mov_##shape##b)}, {M(MOV), pattern, FORM_EA64, 0, SIZES(mov_##shape##q)},    \
-    {M(MOV), pattern, 0, 0, SIZES(mov_##shape##x)}
+    {                                                                                                                  \
+        M(MOV), pattern, 0, 0, SIZES(mov_##shape##x)                                                                   \
+    }
 
 #define CMOV_ROWS(mnemonic, cc)                                                                                        \
     {M(CMOV##mnemonic), PAT_R_R, 0, X86_CMOV, SIZES_WORD(cmov##cc##_rr)},                                              \
-    {M(CMOV##mnemonic), PAT_R_M, 0, X86_CMOV, SIZES_WORD(cmov##cc##_rm)},                                              \
-    {M(SET##mnemonic), PAT_R, 0, 0, {set##cc##_r}},                                                                    \
-    {M(SET##mnemonic), PAT_M, 0, 0, {set##cc##_m}}
+        {M(CMOV##mnemonic), PAT_R_M, 0, X86_CMOV, SIZES_WORD(cmov##cc##_rm)},                                          \
+        {M(SET##mnemonic), PAT_R, 0, 0, {set##cc##_r}},                                                                \
+    {                                                                                                                  \
+        M(SET##mnemonic), PAT_M, 0, 0, { set##cc##_m }                                                                 \
+    }
 
-#define ALL_SIZES(fn) {fn, fn, fn, fn}
-#define PLAIN(mnemonic, pattern, flags, feature, fn) {M(mnemonic), pattern, flags, feature, ALL_SIZES(fn)}
+#define ALL_SIZES(fn)                                                                                                  \
+    {                                                                                                                  \
+        fn, fn, fn, fn                                                                                                 \
+    }
+#define PLAIN(mnemonic, pattern, flags, feature, fn)                                                                   \
+    {                                                                                                                  \
+        M(mnemonic), pattern, flags, feature, ALL_SIZES(fn)                                                            \
+    }
 #define NOP(mnemonic) PLAIN(mnemonic, PAT_ANY, 0, 0, nop)
 
 static const struct form rows[] = {

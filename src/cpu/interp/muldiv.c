@@ -295,8 +295,11 @@ HANDLER(das)
 
 #define M(name) ZYDIS_MNEMONIC_##name
 #define ONE_OPERAND_ROWS(mnemonic, name)                                                                               \
-    {M(mnemonic), PAT_R, 0, 0, SIZES(name##_r)}, {M(mnemonic), PAT_M, 0, 0, SIZES(name##_m)}
-#define DECIMAL(mnemonic, pattern, fn) {M(mnemonic), pattern, FORM_NO64, 0, {fn, fn, fn, NULL}}
+    {M(mnemonic), PAT_R, 0, 0, SIZES(name##_r)}, { M(mnemonic), PAT_M, 0, 0, SIZES(name##_m) }
+#define DECIMAL(mnemonic, pattern, fn)                                                                                 \
+    {                                                                                                                  \
+        M(mnemonic), pattern, FORM_NO64, 0, { fn, fn, fn, NULL }                                                       \
+    }
 
 static const struct form rows[] = {
     ONE_OPERAND_ROWS(MUL, mul),

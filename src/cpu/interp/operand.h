@@ -50,10 +50,7 @@ static inline uint64_t ea_q(const struct cpu *c, const struct op *op)
 {
     return c->reg[op->base] + (c->reg[op->index] << OP_SCALE(op)) + (uint64_t)op->disp;
 }
-static inline uint64_t ea_b(const struct cpu *c, const struct op *op)
-{
-    return c->reg[op->base] + (uint64_t)op->disp;
-}
+static inline uint64_t ea_b(const struct cpu *c, const struct op *op) { return c->reg[op->base] + (uint64_t)op->disp; }
 
 /* Of any kind; checked. */
 #define EA_R(cpu, op, bits) op_linear(cpu, op, (bits) / 8, MMU_READ)
@@ -143,7 +140,7 @@ static inline uint64_t sub_c64(struct cpu *cpu, uint64_t a, uint64_t b, unsigned
 #define LOCKED_UPDATE(p, bits, old, expr)                                                                              \
     do {                                                                                                               \
         uint##bits##_t new_;                                                                                           \
-        old = *(u##bits##_mem *)(p);                                                                          \
+        old = *(u##bits##_mem *)(p);                                                                                   \
         do                                                                                                             \
             new_ = (expr);                                                                                             \
         while (!atomic_cas##bits(p, &old, new_));                                                                      \
@@ -170,9 +167,18 @@ ATOMIC_CAS(64)
 #define HANDLER(name) static const struct op *name(struct cpu *cpu, const struct op *op)
 
 /* Rows of a table: the four sizes of a handler. */
-#define SIZES(name) { name##8, name##16, name##32, name##64 }
-#define SIZES_WORD(name) { NULL, name##16, name##32, name##64 }
-#define SIZES_DWORD(name) { NULL, NULL, name##32, name##64 }
+#define SIZES(name)                                                                                                    \
+    {                                                                                                                  \
+        name##8, name##16, name##32, name##64                                                                          \
+    }
+#define SIZES_WORD(name)                                                                                               \
+    {                                                                                                                  \
+        NULL, name##16, name##32, name##64                                                                             \
+    }
+#define SIZES_DWORD(name)                                                                                              \
+    {                                                                                                                  \
+        NULL, NULL, name##32, name##64                                                                                 \
+    }
 #define TABLE(name, rows) const struct form_table name = {rows, sizeof(rows) / sizeof(rows[0])}
 
 #endif

@@ -91,8 +91,7 @@
         if (!count)                                                                                                    \
             return a;                                                                                                  \
         uint##bits##_t carry = flag_cf(cpu);                                                                           \
-        uint##bits##_t r = (uint##bits##_t)((count < bits ? a >> (count & (bits - 1)) : 0) |                           \
-                                            carry << (bits - count) |                                                  \
+        uint##bits##_t r = (uint##bits##_t)((count < bits ? a >> (count & (bits - 1)) : 0) | carry << (bits - count) | \
                                             (count > 1 ? (uint64_t)a << (bits + 1 - count) : 0));                      \
         unsigned cf = (unsigned)(a >> (count - 1)) & 1;                                                                \
         flags_set_cf_of(cpu, cf, (unsigned)(a >> (bits - 1) ^ carry) & 1);                                             \
@@ -191,14 +190,12 @@ SHIFT_SIZES(rcr)
 #define DOUBLE_SHIFT(name, bits)                                                                                       \
     HANDLER(name##_ri##bits)                                                                                           \
     {                                                                                                                  \
-        set##bits(cpu, op->reg,                                                                                        \
-                  name##bits(cpu, get##bits(cpu, op->reg), get##bits(cpu, op->rm), (uint8_t)op->imm));                 \
+        set##bits(cpu, op->reg, name##bits(cpu, get##bits(cpu, op->reg), get##bits(cpu, op->rm), (uint8_t)op->imm));   \
         return op + 1;                                                                                                 \
     }                                                                                                                  \
     HANDLER(name##_rc##bits)                                                                                           \
     {                                                                                                                  \
-        set##bits(cpu, op->reg,                                                                                        \
-                  name##bits(cpu, get##bits(cpu, op->reg), get##bits(cpu, op->rm), get8(cpu, REG_CL)));                \
+        set##bits(cpu, op->reg, name##bits(cpu, get##bits(cpu, op->reg), get##bits(cpu, op->rm), get8(cpu, REG_CL)));  \
         return op + 1;                                                                                                 \
     }                                                                                                                  \
     HANDLER(name##_mi##bits)                                                                                           \
@@ -264,13 +261,21 @@ RORX(64)
 #define M(name) ZYDIS_MNEMONIC_##name
 #define SHIFT_ROWS(mnemonic, name)                                                                                     \
     {M(mnemonic), PAT_R_I, 0, 0, SIZES(name##_ri)}, {M(mnemonic), PAT_R_R, 0, 0, SIZES(name##_rc)},                    \
-    {M(mnemonic), PAT_M_I, 0, 0, SIZES(name##_mi)}, {M(mnemonic), PAT_M_R, 0, 0, SIZES(name##_mc)}
+        {M(mnemonic), PAT_M_I, 0, 0, SIZES(name##_mi)},                                                                \
+    {                                                                                                                  \
+        M(mnemonic), PAT_M_R, 0, 0, SIZES(name##_mc)                                                                   \
+    }
 #define DOUBLE_SHIFT_ROWS(mnemonic, name)                                                                              \
     {M(mnemonic), PAT_R_R_I, 0, 0, SIZES_WORD(name##_ri)}, {M(mnemonic), PAT_R_R_R, 0, 0, SIZES_WORD(name##_rc)},      \
-    {M(mnemonic), PAT_M_R_I, 0, 0, SIZES_WORD(name##_mi)}, {M(mnemonic), PAT_M_R_R, 0, 0, SIZES_WORD(name##_mc)}
+        {M(mnemonic), PAT_M_R_I, 0, 0, SIZES_WORD(name##_mi)},                                                         \
+    {                                                                                                                  \
+        M(mnemonic), PAT_M_R_R, 0, 0, SIZES_WORD(name##_mc)                                                            \
+    }
 #define BMI_SHIFT_ROWS(mnemonic, name)                                                                                 \
     {M(mnemonic), PAT_R_R_R, 0, X86_BMI2, SIZES_DWORD(name##_r)},                                                      \
-    {M(mnemonic), PAT_R_M_R, 0, X86_BMI2, SIZES_DWORD(name##_m)}
+    {                                                                                                                  \
+        M(mnemonic), PAT_R_M_R, 0, X86_BMI2, SIZES_DWORD(name##_m)                                                     \
+    }
 
 static const struct form rows[] = {
     SHIFT_ROWS(SHL, shl),

@@ -270,7 +270,10 @@ HANDLER(leave_fast64)
 /* -- the table -- */
 
 #define M(name) ZYDIS_MNEMONIC_##name
-#define ONE(n, fn) {[n] = fn}
+#define ONE(n, fn)                                                                                                     \
+    {                                                                                                                  \
+        [n] = fn                                                                                                       \
+    }
 
 static const struct form rows[] = {
     {M(PUSH), PAT_R, 0, 0, SIZES_WORD(push_r)},

@@ -15,10 +15,7 @@ struct stream {
     unsigned reg, seg, kind;
 };
 
-static inline struct stream source(const struct op *op)
-{
-    return (struct stream){RSI, OP_SEG(op), OP_EA_KIND(op)};
-}
+static inline struct stream source(const struct op *op) { return (struct stream){RSI, OP_SEG(op), OP_EA_KIND(op)}; }
 static inline struct stream destination(const struct cpu *cpu, const struct op *op)
 {
     unsigned asize = OP_ASIZE(op), kind = EA_CHECK;
@@ -53,12 +50,9 @@ static inline uint64_t stream_linear(struct cpu *cpu, const struct op *op, struc
     uint64_t off = get_addr(cpu, OP_ASIZE(op), s.reg);
     switch (s.kind) {
     case EA_64:
-    case EA_FLAT:
-        return off;
-    case EA_SEG:
-        return off + cpu->seg[s.seg].base;
-    default:
-        return seg_linear(cpu, s.seg, off, size, access);
+    case EA_FLAT: return off;
+    case EA_SEG: return off + cpu->seg[s.seg].base;
+    default: return seg_linear(cpu, s.seg, off, size, access);
     }
 }
 
@@ -204,8 +198,8 @@ static void fill_run(void *to, uint64_t v, uint64_t n, unsigned size)
                 st##bits(cpu, stream_linear(cpu, op, d, SIZE, MMU_WRITE), v);                                          \
                 n = 1;                                                                                                 \
             }                                                                                                          \
-            advance(cpu, asize, RSI, n * step);                                                                        \
-            advance(cpu, asize, RDI, n * step);                                                                        \
+            advance(cpu, asize, RSI, n *step);                                                                         \
+            advance(cpu, asize, RDI, n *step);                                                                         \
             count -= n;                                                                                                \
             if (repeated(op)) {                                                                                        \
                 set_addr(cpu, asize, RCX, count);                                                                      \
@@ -231,7 +225,7 @@ static void fill_run(void *to, uint64_t v, uint64_t n, unsigned size)
                 st##bits(cpu, stream_linear(cpu, op, d, SIZE, MMU_WRITE), get##bits(cpu, RAX));                        \
                 n = 1;                                                                                                 \
             }                                                                                                          \
-            advance(cpu, asize, RDI, n * step);                                                                        \
+            advance(cpu, asize, RDI, n *step);                                                                         \
             count -= n;                                                                                                \
             if (repeated(op)) {                                                                                        \
                 set_addr(cpu, asize, RCX, count);                                                                      \
@@ -298,7 +292,7 @@ TRANSFERS(64)
                 b = ld##bits(cpu, stream_linear(cpu, op, d, SIZE, MMU_READ));                                          \
                 n = 1;                                                                                                 \
             }                                                                                                          \
-            advance(cpu, asize, RDI, n * step);                                                                        \
+            advance(cpu, asize, RDI, n *step);                                                                         \
             count -= n;                                                                                                \
             if (!repeated(op)) {                                                                                       \
                 sub_c##bits(cpu, a, b, 0);                                                                             \
@@ -344,8 +338,8 @@ TRANSFERS(64)
                 a = ld##bits(cpu, stream_linear(cpu, op, s, SIZE, MMU_READ));                                          \
                 n = 1;                                                                                                 \
             }                                                                                                          \
-            advance(cpu, asize, RSI, n * step);                                                                        \
-            advance(cpu, asize, RDI, n * step);                                                                        \
+            advance(cpu, asize, RSI, n *step);                                                                         \
+            advance(cpu, asize, RDI, n *step);                                                                         \
             count -= n;                                                                                                \
             if (!repeated(op)) {                                                                                       \
                 sub_c##bits(cpu, a, b, 0);                                                                             \
@@ -372,13 +366,12 @@ COMPARISONS(64)
 #define M(name) ZYDIS_MNEMONIC_##name
 #define ROWS(mnemonic, name)                                                                                           \
     {M(mnemonic##B), PAT_NONE, 0, 0, {[0] = name##8}}, {M(mnemonic##W), PAT_NONE, 0, 0, {[1] = name##16}},             \
-    {M(mnemonic##D), PAT_NONE, 0, 0, {[2] = name##32}}, {M(mnemonic##Q), PAT_NONE, 0, 0, {[3] = name##64}}
+        {M(mnemonic##D), PAT_NONE, 0, 0, {[2] = name##32}},                                                            \
+    {                                                                                                                  \
+        M(mnemonic##Q), PAT_NONE, 0, 0, { [3] = name##64 }                                                             \
+    }
 
 static const struct form rows[] = {
-    ROWS(MOVS, movs),
-    ROWS(STOS, stos),
-    ROWS(LODS, lods),
-    ROWS(SCAS, scas),
-    ROWS(CMPS, cmps),
+    ROWS(MOVS, movs), ROWS(STOS, stos), ROWS(LODS, lods), ROWS(SCAS, scas), ROWS(CMPS, cmps),
 };
 TABLE(forms_string, rows);

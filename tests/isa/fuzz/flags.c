@@ -93,13 +93,10 @@ bool outcome_undefined(const struct fuzz_case *c, const struct insn *in)
 {
     switch (in->z.mnemonic) {
     case M(SHLD):
-    case M(SHRD): /* beyond the operand: destination and flags */
-        return shift_count(c, in) > in->z.operand_width;
-    case M(BSWAP):
-        return in->z.operand_width == 16;
+    case M(SHRD): /* beyond the operand: destination and flags */ return shift_count(c, in) > in->z.operand_width;
+    case M(BSWAP): return in->z.operand_width == 16;
     case M(BSF):
-    case M(BSR): /* of zero: the destination; AMD's and all known Intel processors keep it */
-        return false;
+    case M(BSR): /* of zero: the destination; AMD's and all known Intel processors keep it */ return false;
     case M(CMPXCHG): /* whether the upper half of a 32-bit register is cleared if nothing is exchanged */
         return in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && in->z.operand_width == 32;
     case M(JMP):
@@ -124,10 +121,9 @@ bool fault_order_undefined(const struct insn *in)
     case M(POPA):
     case M(POPAD):
     case M(BOUND):
-    case M(CALL):
-        return true;
+    case M(CALL): return true;
     default:
-        return accesses > 1 || (in->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
-                                                    ZYDIS_ATTRIB_HAS_REPNE)) != 0;
+        return accesses > 1 ||
+               (in->z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
     }
 }

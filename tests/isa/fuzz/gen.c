@@ -13,20 +13,40 @@
 uint64_t rng_value(struct rng *r)
 {
     static const uint64_t edges[] = {
-        0, 1, 2, 7, 8, 9, 0xf, 0x10, 0x1f, 0x20, 0x3f, 0x40, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000,
-        0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0x7fffffffffffffff, 0x8000000000000000, 0xaaaaaaaaaaaaaaaa,
+        0,
+        1,
+        2,
+        7,
+        8,
+        9,
+        0xf,
+        0x10,
+        0x1f,
+        0x20,
+        0x3f,
+        0x40,
+        0x7f,
+        0x80,
+        0xff,
+        0x100,
+        0x7fff,
+        0x8000,
+        0xffff,
+        0x10000,
+        0x7fffffff,
+        0x80000000,
+        0xffffffff,
+        0x100000000,
+        0x7fffffffffffffff,
+        0x8000000000000000,
+        0xaaaaaaaaaaaaaaaa,
     };
     switch (rng_below(r, 6)) {
-    case 0:
-        return edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))];
-    case 1:
-        return -edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))];
-    case 2:
-        return UINT64_C(1) << rng_below(r, 64);
-    case 3:
-        return rng_next(r) >> rng_below(r, 64);
-    default:
-        return rng_next(r);
+    case 0: return edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))];
+    case 1: return -edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))];
+    case 2: return UINT64_C(1) << rng_below(r, 64);
+    case 3: return rng_next(r) >> rng_below(r, 64);
+    default: return rng_next(r);
     }
 }
 
@@ -39,15 +59,12 @@ static ZydisRegister gpr(struct rng *r, unsigned width, unsigned bits)
     case 8:
         if (rng_below(r, 4) == 0)
             return (ZydisRegister)(ZYDIS_REGISTER_AH + rng_below(r, 4));
-        return n < 4 ? (ZydisRegister)(ZYDIS_REGISTER_AL + n)
-                     : bits == 64 ? (ZydisRegister)(ZYDIS_REGISTER_SPL + n - 4)
-                                  : (ZydisRegister)(ZYDIS_REGISTER_AH + n - 4);
-    case 16:
-        return (ZydisRegister)(ZYDIS_REGISTER_AX + n);
-    case 32:
-        return (ZydisRegister)(ZYDIS_REGISTER_EAX + n);
-    default:
-        return (ZydisRegister)(ZYDIS_REGISTER_RAX + n);
+        return n < 4        ? (ZydisRegister)(ZYDIS_REGISTER_AL + n)
+               : bits == 64 ? (ZydisRegister)(ZYDIS_REGISTER_SPL + n - 4)
+                            : (ZydisRegister)(ZYDIS_REGISTER_AH + n - 4);
+    case 16: return (ZydisRegister)(ZYDIS_REGISTER_AX + n);
+    case 32: return (ZydisRegister)(ZYDIS_REGISTER_EAX + n);
+    default: return (ZydisRegister)(ZYDIS_REGISTER_RAX + n);
     }
 }
 
@@ -55,11 +72,8 @@ static int64_t immediate(struct rng *r, unsigned width)
 {
     int64_t v = (int64_t)rng_value(r);
     switch (rng_below(r, 3)) {
-    case 0:
-        return (int8_t)v;
-    case 1:
-        width = width > 32 ? 32 : width;
-        break;
+    case 0: return (int8_t)v;
+    case 1: width = width > 32 ? 32 : width; break;
     }
     return width == 8 ? (int8_t)v : width == 16 ? (int16_t)v : width == 32 ? (int32_t)v : v;
 }
@@ -89,31 +103,23 @@ static unsigned operand_width(const struct maker *m, unsigned i)
     switch (m->form->mnemonic) {
     case ZYDIS_MNEMONIC_CRC32:
         return i == 0 ? (w == 64 || (byte_source && rng_below(m->r, 2) && m->bits == 64) ? 64 : 32) : w;
-    case ZYDIS_MNEMONIC_MOVSXD:
-        return i == 1 ? (w == 16 ? 16 : 32) : w;
+    case ZYDIS_MNEMONIC_MOVSXD: return i == 1 ? (w == 16 ? 16 : 32) : w;
     case ZYDIS_MNEMONIC_MOVZX:
-    case ZYDIS_MNEMONIC_MOVSX:
-        return i == 1 ? (byte_source ? 8 : 16) : w;
-    case ZYDIS_MNEMONIC_CMPXCHG8B:
-        return 64;
-    case ZYDIS_MNEMONIC_CMPXCHG16B:
-        return 128;
-    case ZYDIS_MNEMONIC_BOUND:
-        return i == 1 ? 2 * w : w;
+    case ZYDIS_MNEMONIC_MOVSX: return i == 1 ? (byte_source ? 8 : 16) : w;
+    case ZYDIS_MNEMONIC_CMPXCHG8B: return 64;
+    case ZYDIS_MNEMONIC_CMPXCHG16B: return 128;
+    case ZYDIS_MNEMONIC_BOUND: return i == 1 ? 2 * w : w;
     case ZYDIS_MNEMONIC_PREFETCH:
     case ZYDIS_MNEMONIC_PREFETCHW:
     case ZYDIS_MNEMONIC_PREFETCHWT1:
     case ZYDIS_MNEMONIC_CLFLUSH:
     case ZYDIS_MNEMONIC_CLFLUSHOPT:
-    case ZYDIS_MNEMONIC_CLWB:
-        return rng_below(m->r, 2) ? 8 : 512;
+    case ZYDIS_MNEMONIC_CLWB: return rng_below(m->r, 2) ? 8 : 512;
     case ZYDIS_MNEMONIC_PREFETCHNTA:
     case ZYDIS_MNEMONIC_PREFETCHT0:
     case ZYDIS_MNEMONIC_PREFETCHT1:
-    case ZYDIS_MNEMONIC_PREFETCHT2:
-        return 8;
-    default:
-        return w;
+    case ZYDIS_MNEMONIC_PREFETCHT2: return 8;
+    default: return w;
     }
 }
 
@@ -187,10 +193,10 @@ static void add_memory(struct maker *m, unsigned i)
 }
 
 static const char *const operand_lists[] = {
-    [PAT_NONE] = "",      [PAT_R] = "R",       [PAT_M] = "M",       [PAT_I] = "I",       [PAT_R_R] = "RR",
-    [PAT_R_M] = "RM",     [PAT_M_R] = "MR",    [PAT_R_I] = "RI",    [PAT_M_I] = "MI",    [PAT_R_R_I] = "RRI",
-    [PAT_R_M_I] = "RMI",  [PAT_M_R_I] = "MRI", [PAT_R_R_R] = "RRR", [PAT_R_R_M] = "RRM", [PAT_R_M_R] = "RMR",
-    [PAT_M_R_R] = "MRR",  [PAT_R_R8] = "RR",   [PAT_R_M8] = "RM",
+    [PAT_NONE] = "",     [PAT_R] = "R",       [PAT_M] = "M",       [PAT_I] = "I",       [PAT_R_R] = "RR",
+    [PAT_R_M] = "RM",    [PAT_M_R] = "MR",    [PAT_R_I] = "RI",    [PAT_M_I] = "MI",    [PAT_R_R_I] = "RRI",
+    [PAT_R_M_I] = "RMI", [PAT_M_R_I] = "MRI", [PAT_R_R_R] = "RRR", [PAT_R_R_M] = "RRM", [PAT_R_M_R] = "RMR",
+    [PAT_M_R_R] = "MRR", [PAT_R_R8] = "RR",   [PAT_R_M8] = "RM",
 };
 
 static const char *operand_list(struct maker *m)
@@ -213,14 +219,27 @@ static bool is_branch(ZydisMnemonic m)
 static bool is_string(ZydisMnemonic m)
 {
     switch (m) {
-    case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSD: case ZYDIS_MNEMONIC_MOVSQ:
-    case ZYDIS_MNEMONIC_STOSB: case ZYDIS_MNEMONIC_STOSW: case ZYDIS_MNEMONIC_STOSD: case ZYDIS_MNEMONIC_STOSQ:
-    case ZYDIS_MNEMONIC_LODSB: case ZYDIS_MNEMONIC_LODSW: case ZYDIS_MNEMONIC_LODSD: case ZYDIS_MNEMONIC_LODSQ:
-    case ZYDIS_MNEMONIC_SCASB: case ZYDIS_MNEMONIC_SCASW: case ZYDIS_MNEMONIC_SCASD: case ZYDIS_MNEMONIC_SCASQ:
-    case ZYDIS_MNEMONIC_CMPSB: case ZYDIS_MNEMONIC_CMPSW: case ZYDIS_MNEMONIC_CMPSD: case ZYDIS_MNEMONIC_CMPSQ:
-        return true;
-    default:
-        return false;
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_MOVSW:
+    case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_MOVSQ:
+    case ZYDIS_MNEMONIC_STOSB:
+    case ZYDIS_MNEMONIC_STOSW:
+    case ZYDIS_MNEMONIC_STOSD:
+    case ZYDIS_MNEMONIC_STOSQ:
+    case ZYDIS_MNEMONIC_LODSB:
+    case ZYDIS_MNEMONIC_LODSW:
+    case ZYDIS_MNEMONIC_LODSD:
+    case ZYDIS_MNEMONIC_LODSQ:
+    case ZYDIS_MNEMONIC_SCASB:
+    case ZYDIS_MNEMONIC_SCASW:
+    case ZYDIS_MNEMONIC_SCASD:
+    case ZYDIS_MNEMONIC_SCASQ:
+    case ZYDIS_MNEMONIC_CMPSB:
+    case ZYDIS_MNEMONIC_CMPSW:
+    case ZYDIS_MNEMONIC_CMPSD:
+    case ZYDIS_MNEMONIC_CMPSQ: return true;
+    default: return false;
     }
 }
 
@@ -315,7 +334,7 @@ struct placing {
     struct rng *r;
     struct fuzz_case *c;
     struct insn *in;
-    bool fixed[16]; /* registers that have a purpose */
+    bool fixed[16];   /* registers that have a purpose */
     bool aimed;       /* the target of an indirect branch was set */
     bool unreachable; /* it leads to memory that only one side has */
 };
@@ -431,12 +450,9 @@ static bool poke_bytes(struct fuzz_case *c, unsigned i, uint64_t at, const void 
 static uint64_t branch_target(struct placing *p)
 {
     switch (p->c->mode == FUZZ_SEG16 ? 2 : rng_below(p->r, 32)) {
-    case 0:
-        return UINT64_C(1) << 47 | rng_next(p->r) >> 20;
-    case 1:
-        return 0x30000000 + rng_below(p->r, 0x10000);
-    default:
-        return (p->c->rip & ~(uint64_t)(SLOT_SIZE - 1)) + SLOT_ENTRY + 40 + rng_below(p->r, 60);
+    case 0: return UINT64_C(1) << 47 | rng_next(p->r) >> 20;
+    case 1: return 0x30000000 + rng_below(p->r, 0x10000);
+    default: return (p->c->rip & ~(uint64_t)(SLOT_SIZE - 1)) + SLOT_ENTRY + 40 + rng_below(p->r, 60);
     }
 }
 

@@ -144,8 +144,8 @@ static void print_case(const struct fuzz_case *c, const struct insn *in)
     char text[128] = "?";
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
     if (in->z.mnemonic != ZYDIS_MNEMONIC_INVALID)
-        ZydisFormatterFormatInstruction(&formatter, &in->z, in->op, in->z.operand_count_visible, text,
-                                        sizeof(text), c->rip, NULL);
+        ZydisFormatterFormatInstruction(&formatter, &in->z, in->op, in->z.operand_count_visible, text, sizeof(text),
+                                        c->rip, NULL);
     printf("DIFFERS: %s  (%u-bit%s code, bytes", text, fuzz_bits(c->mode), fuzz_segmented(c->mode) ? " segmented" : "");
     for (unsigned i = 0; i < c->len; i++)
         printf(" %02x", c->bytes[i]);

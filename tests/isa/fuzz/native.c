@@ -67,14 +67,10 @@ static void note_outcome(struct fuzz_case *c, const ucontext_t *uc)
 static uint16_t code_selector(const struct fuzz_case *c)
 {
     switch (c->mode) {
-    case FUZZ_64:
-        return CS64;
-    case FUZZ_32:
-        return CS32;
-    case FUZZ_SEG32:
-        return LDT_SELECTOR(LDT_CODE32);
-    default:
-        return (uint16_t)LDT_SELECTOR(LDT_CODE16 + c->slot / CODE16_SLOTS);
+    case FUZZ_64: return CS64;
+    case FUZZ_32: return CS32;
+    case FUZZ_SEG32: return LDT_SELECTOR(LDT_CODE32);
+    default: return (uint16_t)LDT_SELECTOR(LDT_CODE16 + c->slot / CODE16_SLOTS);
     }
 }
 static uint16_t stack_selector(const struct fuzz_case *c)
@@ -134,15 +130,22 @@ static void set_descriptor(struct user_desc d)
 
 static void set_descriptors(void)
 {
-    struct user_desc data = {.entry_number = LDT_DATA, .base_addr = SEG_BASE, .limit = SEG_LIMIT, .seg_32bit = 1,
+    struct user_desc data = {
+        .entry_number = LDT_DATA, .base_addr = SEG_BASE, .limit = SEG_LIMIT, .seg_32bit = 1, .useable = 1};
+    struct user_desc down = {.entry_number = LDT_STACK16,
+                             .base_addr = SEG_BASE,
+                             .limit = SEG_DOWN_LIMIT,
+                             .contents = MODIFY_LDT_CONTENTS_STACK,
                              .useable = 1};
-    struct user_desc down = {.entry_number = LDT_STACK16, .base_addr = SEG_BASE, .limit = SEG_DOWN_LIMIT,
-                             .contents = MODIFY_LDT_CONTENTS_STACK, .useable = 1};
     struct user_desc gs = data;
     gs.entry_number = LDT_GS;
     gs.read_exec_only = 1;
-    struct user_desc code = {.entry_number = LDT_CODE32, .base_addr = CODE_BASE, .limit = CODE_SIZE - 1,
-                             .contents = MODIFY_LDT_CONTENTS_CODE, .seg_32bit = 1, .useable = 1};
+    struct user_desc code = {.entry_number = LDT_CODE32,
+                             .base_addr = CODE_BASE,
+                             .limit = CODE_SIZE - 1,
+                             .contents = MODIFY_LDT_CONTENTS_CODE,
+                             .seg_32bit = 1,
+                             .useable = 1};
     set_descriptor(data);
     set_descriptor(down);
     set_descriptor(gs);

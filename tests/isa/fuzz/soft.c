@@ -64,8 +64,8 @@ static void set_segmented(struct x86_state *x, enum fuzz_mode mode)
     const struct x86_segment data = {.sel = 7, .base = SEG_BASE, .limit = SEG_LIMIT, .attr = user | 3 | SEG_DB};
     x->seg[SEG_DS] = x->seg[SEG_ES] = x->seg[SEG_SS] = x->seg[SEG_GS] = data;
     x->seg[SEG_GS].attr &= ~2u;
-    x->seg[SEG_CS] = (struct x86_segment){.sel = 0x27, .base = CODE_BASE, .limit = CODE_SIZE - 1,
-                                          .attr = user | 0xb | SEG_DB};
+    x->seg[SEG_CS] = (struct x86_segment){
+        .sel = 0x27, .base = CODE_BASE, .limit = CODE_SIZE - 1, .attr = user | 0xb | SEG_DB};
     if (mode == FUZZ_SEG16) {
         x->seg[SEG_SS].limit = SEG_DOWN_LIMIT;
         x->seg[SEG_SS].attr = user | 7;

@@ -49,16 +49,23 @@ static void sort(struct vec_set *s)
 static bool is_state(ZydisMnemonic m)
 {
     switch (m) {
-    case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
-    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64:
-    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
-    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64: case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
-    case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR:
-    case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR:
-        return true;
-    default:
-        return false;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_LDMXCSR:
+    case ZYDIS_MNEMONIC_STMXCSR:
+    case ZYDIS_MNEMONIC_VLDMXCSR:
+    case ZYDIS_MNEMONIC_VSTMXCSR: return true;
+    default: return false;
     }
 }
 
@@ -82,8 +89,7 @@ static enum verdict judge(struct soft *soft, enum fuzz_mode mode, const struct v
             return OTHER;
         if (op.fn != op_ud)
             return TAKEN;
-        if (in->z.mnemonic >= ZYDIS_MNEMONIC_VGATHERDPD && in->z.mnemonic <= ZYDIS_MNEMONIC_VGATHERQPS &&
-            tries < 7)
+        if (in->z.mnemonic >= ZYDIS_MNEMONIC_VGATHERDPD && in->z.mnemonic <= ZYDIS_MNEMONIC_VGATHERQPS && tries < 7)
             continue;
         return REFUSED;
     }

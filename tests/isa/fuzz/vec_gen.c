@@ -88,12 +88,8 @@ unsigned vec_encode(const struct vec_template *t, struct rng *r, enum fuzz_mode 
         byte(&o, more[rng_below(r, 3)]);
     }
     switch (t->encoding) {
-    case VEC_LEGACY:
-        legacy_opcode(&o, t, r, mode64);
-        break;
-    case VEC_VEX_ENC:
-        vex_prefix(&o, t, r, mode64);
-        break;
+    case VEC_LEGACY: legacy_opcode(&o, t, r, mode64); break;
+    case VEC_VEX_ENC: vex_prefix(&o, t, r, mode64); break;
     default:
         if (rng_below(r, 8) == 0)
             byte(&o, 0x66);
@@ -321,12 +317,15 @@ static bool place_operands(struct placing *p)
 static bool is_xsave(ZydisMnemonic m)
 {
     switch (m) {
-    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64:
-    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
-    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64: case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
-        return true;
-    default:
-        return false;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64: return true;
+    default: return false;
     }
 }
 
@@ -362,8 +361,10 @@ bool vec_gen_case(struct soft *soft, struct rng *r, const struct vec_template *t
     if (!place_operands(&p))
         return false;
     switch (c->mnemonic) {
-    case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM:
-    case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM: /* lengths; an address may stand there, too */
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_VPCMPESTRI:
+    case ZYDIS_MNEMONIC_VPCMPESTRM: /* lengths; an address may stand there, too */
         if (!t->memory && rng_below(r, 4)) {
             c->in.reg[RAX] = (uint64_t)(int64_t)((int)rng_below(r, 40) - 20);
             c->in.reg[RDX] = (uint64_t)(int64_t)((int)rng_below(r, 40) - 20);
@@ -375,7 +376,8 @@ bool vec_gen_case(struct soft *soft, struct rng *r, const struct vec_template *t
         c->in.xsave[XSAVE_ST + 16 * ((n - top) & 7) + rng_below(r, 8)] |= 0x80;
         break;
     }
-    case ZYDIS_MNEMONIC_MASKMOVDQU: case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
         c->in.xsave[160 + 16 * (ZydisRegisterGetId(in.op[1].reg.value) & 15) + rng_below(r, 16)] |= 0x80;
         break;
     default:

@@ -94,8 +94,8 @@ struct part {
 };
 static unsigned list_parts(struct part parts[64])
 {
-    static const struct part control[] = {{XSAVE_FCW, 2, "fcw"}, {XSAVE_FSW, 2, "fsw"}, {XSAVE_FTW, 1, "ftw"},
-                                          {XSAVE_FOP, 2, "fop"}, {XSAVE_FIP, 8, "fip"}, {XSAVE_FDP, 8, "fdp"},
+    static const struct part control[] = {{XSAVE_FCW, 2, "fcw"},    {XSAVE_FSW, 2, "fsw"}, {XSAVE_FTW, 1, "ftw"},
+                                          {XSAVE_FOP, 2, "fop"},    {XSAVE_FIP, 8, "fip"}, {XSAVE_FDP, 8, "fdp"},
                                           {XSAVE_MXCSR, 4, "mxcsr"}};
     unsigned n = sizeof(control) / sizeof(control[0]);
     memcpy(parts, control, sizeof(control));
@@ -242,8 +242,8 @@ static void print_case(const struct fuzz_case *c, const struct insn *in)
     ZydisFormatter formatter;
     char text[128] = "?";
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ZydisFormatterFormatInstruction(&formatter, &in->z, in->op, in->z.operand_count_visible, text, sizeof(text),
-                                    c->rip, NULL);
+    ZydisFormatterFormatInstruction(&formatter, &in->z, in->op, in->z.operand_count_visible, text, sizeof(text), c->rip,
+                                    NULL);
     printf("DIFFERS: %s  (%u-bit%s code, bytes", text, fuzz_bits(c->mode), fuzz_segmented(c->mode) ? " segmented" : "");
     for (unsigned i = 0; i < c->len; i++)
         printf(" %02x", c->bytes[i]);
@@ -412,15 +412,16 @@ static bool not_offered(const struct fuzzer *f, const struct vec_template *t)
         const char *prefix;
         uint16_t feature;
     } of_host[] = {
-        {"SSE3", X86_SSE3}, {"SSSE3", X86_SSSE3}, {"SSE4", X86_SSE4_1}, {"SSE42", X86_SSE4_2}, {"AES", X86_AES},
-        {"AVXAES", X86_AES}, {"PCLMULQDQ", X86_PCLMULQDQ}, {"SHA", X86_SHA}, {"AVX2", X86_AVX2}, {"FMA", X86_FMA},
-        {"F16C", X86_F16C},
+        {"SSE3", X86_SSE3}, {"SSSE3", X86_SSSE3}, {"SSE4", X86_SSE4_1},         {"SSE42", X86_SSE4_2},
+        {"AES", X86_AES},   {"AVXAES", X86_AES},  {"PCLMULQDQ", X86_PCLMULQDQ}, {"SHA", X86_SHA},
+        {"AVX2", X86_AVX2}, {"FMA", X86_FMA},     {"F16C", X86_F16C},
     };
     static const char *const prefixes[] = {
-        "AVX512", "AMX", "KNC", "PADLOCK", "AVX_VNNI", "AVX_GFNI", "GFNI", "VAES", "VPCLMULQDQ", "FMA4", "XOP", "SSE4A",
-        "AMD3DNOW", "3DNOW", "AMD_INVLPGB", "CET", "ENQCMD", "MOVDIR", "SMX", "SGX", "SNP", "SVM", "VTX", "TDX", "MPX",
-        "KEYLOCKER", "UINTR", "WAITPKG", "PT", "PKU", "RTM", "TSX_LDTRK", "HRESET", "MONITOR", "PCONFIG", "WBNOINVD",
-        "SERIALIZE", "MCOMMIT", "RDPRU", "CLZERO", "TBM", "LWP",
+        "AVX512",    "AMX",     "KNC",   "PADLOCK",  "AVX_VNNI",  "AVX_GFNI",    "GFNI",    "VAES",      "VPCLMULQDQ",
+        "FMA4",      "XOP",     "SSE4A", "AMD3DNOW", "3DNOW",     "AMD_INVLPGB", "CET",     "ENQCMD",    "MOVDIR",
+        "SMX",       "SGX",     "SNP",   "SVM",      "VTX",       "TDX",         "MPX",     "KEYLOCKER", "UINTR",
+        "WAITPKG",   "PT",      "PKU",   "RTM",      "TSX_LDTRK", "HRESET",      "MONITOR", "PCONFIG",   "WBNOINVD",
+        "SERIALIZE", "MCOMMIT", "RDPRU", "CLZERO",   "TBM",       "LWP",
     };
     const char *set = ZydisISASetGetString((ZydisISASet)t->isa_set);
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)

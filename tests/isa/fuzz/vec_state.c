@@ -15,45 +15,76 @@ static uint32_t random_float(struct rng *r)
         0x387fffff, 0x33000000, 0x33000001, 0x20000000, 0x1fffffff, 0x5f800000, 0x00ffffff, 0x0c000000,
     };
     switch (rng_below(r, 4)) {
-    case 0:
-        return (uint32_t)rng_next(r);
-    case 1: /* near one */
-        return 0x3f800000 + (uint32_t)(rng_next(r) & 0x81ffffff) - 0x01000000;
-    default:
-        return edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))] | (rng_below(r, 2) ? 0x80000000 : 0);
+    case 0: return (uint32_t)rng_next(r);
+    case 1: /* near one */ return 0x3f800000 + (uint32_t)(rng_next(r) & 0x81ffffff) - 0x01000000;
+    default: return edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))] | (rng_below(r, 2) ? 0x80000000 : 0);
     }
 }
 
 static uint64_t random_double(struct rng *r)
 {
     static const uint64_t edges[] = {
-        0, 0x3ff0000000000000, 0x4000000000000000, 0x3fe0000000000000, 0x7ff0000000000000, 0x7ff8000000000000,
-        0x7ff4000000000000, 0x7ff0000000000001, 1, 0x000fffffffffffff, 0x0008000000000000, 0x0010000000000000,
-        0x0010000000000001, 0x7fefffffffffffff, 0x7fe0000000000000, 0x4330000000000000, 0x41e0000000000000,
-        0x41dfffffffc00000, 0x41dfffffffe00000, 0xc1e0000000200000, 0x43e0000000000000, 0x3ff8000000000000,
-        0x3cb0000000000000, 0x47efffffe0000000, 0x47effffff0000000, 0x3810000000000000, 0x380fffffffffffff,
-        0x36a0000000000000, 0x3690000000000000, 0x2000000000000000, 0x5fefffffffffffff, 0x001fffffffffffff,
+        0,
+        0x3ff0000000000000,
+        0x4000000000000000,
+        0x3fe0000000000000,
+        0x7ff0000000000000,
+        0x7ff8000000000000,
+        0x7ff4000000000000,
+        0x7ff0000000000001,
+        1,
+        0x000fffffffffffff,
+        0x0008000000000000,
+        0x0010000000000000,
+        0x0010000000000001,
+        0x7fefffffffffffff,
+        0x7fe0000000000000,
+        0x4330000000000000,
+        0x41e0000000000000,
+        0x41dfffffffc00000,
+        0x41dfffffffe00000,
+        0xc1e0000000200000,
+        0x43e0000000000000,
+        0x3ff8000000000000,
+        0x3cb0000000000000,
+        0x47efffffe0000000,
+        0x47effffff0000000,
+        0x3810000000000000,
+        0x380fffffffffffff,
+        0x36a0000000000000,
+        0x3690000000000000,
+        0x2000000000000000,
+        0x5fefffffffffffff,
+        0x001fffffffffffff,
     };
     switch (rng_below(r, 4)) {
-    case 0:
-        return rng_next(r);
-    case 1:
-        return UINT64_C(0x3ff0000000000000) + (rng_next(r) & 0x803fffffffffffff) - UINT64_C(0x0020000000000000);
-    default:
-        return edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))] | (rng_below(r, 2) ? UINT64_C(1) << 63 : 0);
+    case 0: return rng_next(r);
+    case 1: return UINT64_C(0x3ff0000000000000) + (rng_next(r) & 0x803fffffffffffff) - UINT64_C(0x0020000000000000);
+    default: return edges[rng_below(r, sizeof(edges) / sizeof(edges[0]))] | (rng_below(r, 2) ? UINT64_C(1) << 63 : 0);
     }
 }
 
 static void random_extended(struct rng *r, uint8_t st[10])
 {
     static const uint64_t mantissas[] = {
-        0, 0x8000000000000000, 0xc000000000000000, 0xffffffffffffffff, 0x8000000000000001, 0xa000000000000000, 1,
-        0x7fffffffffffffff, 0xc90fdaa22168c235, 0xfffffffffffff800, 0xfffffffffffffbff, 0x8000008000000000,
-        0x4000000000000000, 0x8000000000000400,
+        0,
+        0x8000000000000000,
+        0xc000000000000000,
+        0xffffffffffffffff,
+        0x8000000000000001,
+        0xa000000000000000,
+        1,
+        0x7fffffffffffffff,
+        0xc90fdaa22168c235,
+        0xfffffffffffff800,
+        0xfffffffffffffbff,
+        0x8000008000000000,
+        0x4000000000000000,
+        0x8000000000000400,
     };
     static const uint16_t exponents[] = {
-        0, 1, 2, 0x3fff, 0x4000, 0x3ffe, 0x7ffe, 0x7fff, 0x403e, 0x403d, 0x401e, 0x400e, 0x43fe, 0x43ff, 0x3c01, 0x3c00,
-        0x3f81, 0x3f80, 0x407e, 0x407f, 0x3fbf, 0x4007, 0x3fdc, 0x4010, 0x3fff, 0x3fff,
+        0,      1,      2,      0x3fff, 0x4000, 0x3ffe, 0x7ffe, 0x7fff, 0x403e, 0x403d, 0x401e, 0x400e, 0x43fe,
+        0x43ff, 0x3c01, 0x3c00, 0x3f81, 0x3f80, 0x407e, 0x407f, 0x3fbf, 0x4007, 0x3fdc, 0x4010, 0x3fff, 0x3fff,
     };
     uint64_t m = rng_below(r, 2) ? mantissas[rng_below(r, sizeof(mantissas) / sizeof(mantissas[0]))] : rng_next(r);
     uint16_t e = exponents[rng_below(r, sizeof(exponents) / sizeof(exponents[0]))];
@@ -88,8 +119,8 @@ void vec_random_operand(struct rng *r, uint8_t out[16])
             for (unsigned k = 0; k < 8; k++)
                 v = v << 8 | (rng_below(r, 9) ? 'a' + rng_below(r, 4) : 0);
         } else if (kind == 10) { /* half floats, sixteen-bit edges */
-            static const uint16_t some[] = {0, 1, 0x3c00, 0x7bff, 0x7c00, 0x7c01, 0x7e00, 0x400, 0x3ff, 0x8000, 0x7fff,
-                                            0xffff, 0xff, 0x80, 0x100, 0x200};
+            static const uint16_t some[] = {0,     1,      0x3c00, 0x7bff, 0x7c00, 0x7c01, 0x7e00, 0x400,
+                                            0x3ff, 0x8000, 0x7fff, 0xffff, 0xff,   0x80,   0x100,  0x200};
             v = 0;
             for (unsigned k = 0; k < 4; k++)
                 v = v << 16 | (rng_below(r, 4) ? some[rng_below(r, 16)] : (rng_next(r) & 0xffff));
@@ -109,19 +140,14 @@ void vec_random_x87_operand(struct rng *r, uint8_t out[16])
         put_le32(out, random_float(r));
         put_le64(out + 8, rng_value(r));
         break;
-    case 1:
-        put_le64(out, random_double(r));
-        break;
-    case 2:
-        put_le64(out, rng_value(r));
-        break;
+    case 1: put_le64(out, random_double(r)); break;
+    case 2: put_le64(out, rng_value(r)); break;
     case 3: /* decimal digits */
         for (unsigned i = 0; i < 9; i++)
             out[i] = (uint8_t)(rng_below(r, 10) << 4 | rng_below(r, 10));
         out[9] = rng_below(r, 2) ? 0x80 : 0;
         break;
-    default:
-        random_extended(r, out);
+    default: random_extended(r, out);
     }
 }
 

@@ -150,8 +150,9 @@ static void compact(void)
         check("XSTATE_BV", *q(other, 512), m);
         check("XCOMP_BV", *q(other, 520), m | 1ull << 63);
         for (unsigned i = 2; i < 8; i++)
-            check("the rest of the header", *q(other, 512 + 8 * i), 0xaaaaaaaaaaaaaaaa); /* not written, as on processors */
-        clear_header(other); /* which XRSTOR insists on */
+            check("the rest of the header", *q(other, 512 + 8 * i),
+                  0xaaaaaaaaaaaaaaaa); /* not written, as on processors */
+        clear_header(other);           /* which XRSTOR insists on */
         *q(other, 512) = m;
         *q(other, 520) = m | 1ull << 63;
         check_components("saved", other, m);
