@@ -5,6 +5,7 @@ text, for the end of the process or for a descriptor, and has an end. All that t
 build/test-logs afterwards.
 
     XHYVE=path     the program under test (default: build/xhyve)
+    ACCEL=name     its accelerator (default: soft); XHYVE_OPTIONS: more options for every run, with spaces between
     SLOW=factor    all time limits are multiplied by it (for a sanitizer build, or a busy machine)
 """
 
@@ -25,6 +26,7 @@ GUESTS = os.path.join(TOP, "build", "guest")
 LOGS = os.path.join(TOP, "build", "test-logs")
 XHYVE = os.environ.get("XHYVE", os.path.join(TOP, "build", "xhyve"))
 ACCEL = os.environ.get("ACCEL", "soft")
+OPTIONS = os.environ.get("XHYVE_OPTIONS", "").split()
 SLOW = float(os.environ.get("SLOW", "1"))
 
 BOOT = 120  # seconds until a guest answers, at most
@@ -74,7 +76,7 @@ class Guest:
         os.makedirs(LOGS, exist_ok=True)
         self.name = name
         self.log = open(os.path.join(LOGS, re.sub(r"[^\w.-]+", "-", name) + ".log"), "wb")
-        self.argv = command or [XHYVE, "-a", ACCEL, "-l", "com1,stdio"] + [str(a) for a in args]
+        self.argv = command or [XHYVE, "-a", ACCEL, *OPTIONS, "-l", "com1,stdio"] + [str(a) for a in args]
         self.log.write((" ".join(f"'{a}'" if " " in a else a for a in self.argv) + "\n\n").encode())
         self.seen = ""  # all that the console said
         self.mark = 0  # how far waits have read in it

@@ -143,16 +143,22 @@ static void privileged(void)
     static void (*const umip[])(uint64_t) = {i_sgdt, i_sidt, i_sldt, i_str, i_smsw};
     for (unsigned i = 0; i < 5; i++)
         expect("without UMIP", try_user(umip[i], 0), NONE, 0);
-    write_cr4(read_cr4() | 1 << 11);
-    for (unsigned i = 0; i < 5; i++) {
-        expect("with UMIP", try_user(umip[i], 0), 13, 0);
-        expect("with UMIP, ring 0", try_kernel(umip[i], 0), NONE, 0);
+    uint32_t r[4];
+    cpuid(7, 0, r);
+    if (r[2] & 4) {
+        write_cr4(read_cr4() | 1 << 11);
+        for (unsigned i = 0; i < 5; i++) {
+            expect("with UMIP", try_user(umip[i], 0), 13, 0);
+            expect("with UMIP, ring 0", try_kernel(umip[i], 0), NONE, 0);
+        }
+        write_cr4(read_cr4() & ~(1ull << 11));
     }
-    write_cr4(read_cr4() & ~(1ull << 11));
     expect("RDFSBASE, not enabled", try_kernel(i_rdfsbase, 0), 6, 0);
-    write_cr4(read_cr4() | 1 << 16);
-    expect("RDFSBASE, enabled", try_user(i_rdfsbase, 0), NONE, 0);
-    write_cr4(read_cr4() & ~(1ull << 16));
+    if (r[1] & 1) {
+        write_cr4(read_cr4() | 1 << 16);
+        expect("RDFSBASE, enabled", try_user(i_rdfsbase, 0), NONE, 0);
+        write_cr4(read_cr4() & ~(1ull << 16));
+    }
 }
 
 static void control(void)

@@ -1,8 +1,11 @@
 /*
- * Runs a bare-metal payload on the software CPU: a VM with RAM, one CPU, a
- * text port and an exit port, nothing else.
+ * Runs a bare-metal payload on an accelerator: a VM with RAM, one CPU, a text
+ * port and an exit port, nothing else.
  *
- *     isa-run PAYLOAD [cpu=MODEL] [triple]      triple: a triple fault is how it shall end
+ *     isa-run PAYLOAD [accel=NAME] [irqchip=MODE] [cpu=MODEL] [triple]
+ *
+ * accel: soft, or another of this build. triple: a triple fault is how it
+ * shall end.
  */
 #include <elf.h>
 #include <stdio.h>
@@ -12,8 +15,6 @@
 
 #include "accel/table.h"
 #include "core/vm.h"
-#include "cpu/cpu.h"
-#include "cpu/features.h"
 #include "x86/cpuid.h"
 #include "x86/state.h"
 
@@ -85,15 +86,26 @@ static void ended(struct vcpu *v, void *arg) { v->vm->accel->get_state(v, arg); 
 
 int main(int argc, char **argv)
 {
-    const char *model = NULL;
+    const char *model = NULL, *name = "soft", *irqchip = NULL;
     bool triple = false;
     if (argc < 2)
         return 64;
     for (int i = 2; i < argc; i++) {
         if (!strncmp(argv[i], "cpu=", 4))
             model = argv[i] + 4;
+        else if (!strncmp(argv[i], "accel=", 6))
+            name = argv[i] + 6;
+        else if (!strncmp(argv[i], "irqchip=", 8))
+            irqchip = argv[i] + 8;
         else if (!strcmp(argv[i], "triple"))
             triple = true;
+        else
+            return 64;
+    }
+    const struct accel_ops *accel = accel_find(name);
+    if (!accel) {
+        fprintf(stderr, "no accelerator %s in this build\n", name);
+        return 64;
     }
 
     struct vm *vm;
@@ -110,11 +122,15 @@ int main(int argc, char **argv)
     uint64_t entry;
     if (load(vm, argv[1], &entry))
         return 66;
-    uint32_t host[CPUID_WORDS], offered[CPUID_WORDS];
-    char why[200];
-    cpuid_host_words(host);
-    cpu_features_offered(offered, host);
-    if (cpuid_build(&table, model, offered, &(struct cpuid_topology){1, 1, 1, 1}, SOFT_TSC_HZ, 0, why, sizeof why)) {
+    uint32_t offered[CPUID_WORDS] = {0};
+    char why[300];
+    vm->tsc_hz = accel->tsc_hz;
+    if (accel->vm_open && accel->vm_open(vm, irqchip, why, sizeof why)) {
+        fprintf(stderr, "%s\n", why);
+        return 69;
+    }
+    accel->offered(vm, offered);
+    if (cpuid_build(&table, model, offered, &(struct cpuid_topology){1, 1, 1, 1}, vm->tsc_hz, 0, why, sizeof why)) {
         fprintf(stderr, "%s\n", why);
         return 64;
     }
@@ -129,7 +145,7 @@ int main(int argc, char **argv)
     start.seg[SEG_CS] = x86_flat_segment(0x08, 11 | SEG_DB);
     start.gpr[RAX] = 0x2badb002;
 
-    if (vm_start(vm, accel_find("soft")))
+    if (vm_start(vm, accel))
         return 70;
     vcpu_call(vm->vcpu[0], prepare, NULL);
     vm_resume(vm);
@@ -139,6 +155,8 @@ int main(int argc, char **argv)
     struct x86_state end = {0};
     vcpu_call(vm->vcpu[0], ended, &end);
     vm_join(vm);
+    if (accel->vm_close)
+        accel->vm_close(vm);
     vm_free(vm);
     fflush(stdout);
     if (why_stopped == VM_TRIPLE_FAULT) {
