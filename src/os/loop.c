@@ -357,11 +357,14 @@ int loop_turn(struct loop *l, uint64_t timeout_ns)
 
 int loop_run(struct loop *l)
 {
-    while (!atomic_exchange(&l->stop, false)) {
-        int error = loop_turn(l, NO_DEADLINE);
+    bool stop;
+    /* One turn at least: a guest that stops at once, again and again, must not make us deaf to signals. */
+    do {
+        stop = atomic_exchange(&l->stop, false);
+        int error = loop_turn(l, stop ? 0 : NO_DEADLINE);
         if (error)
             return error;
-    }
+    } while (!stop);
     return 0;
 }
 

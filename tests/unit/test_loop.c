@@ -483,6 +483,24 @@ static void test_stop_before_run(void **state)
     assert_int_equal(loop_run(loop), 0); /* the first request is spent: this takes the second */
 }
 
+/* What is there to be heard is heard, although the end was asked for before. */
+static void test_stop_before_run_with_input(void **state)
+{
+    struct loop_fd *w;
+    unsigned got = 0;
+    int p[2];
+    (void)state;
+    assert_int_equal(pipe(p), 0);
+    assert_int_equal(loop_fd_add(loop, p[0], LOOP_READ, read_one, &got, &w), 0);
+    assert_int_equal(write(p[1], "x", 1), 1);
+    loop_stop(loop);
+    assert_int_equal(loop_run(loop), 0);
+    assert_int_equal(got, 1);
+    loop_fd_remove(w);
+    close(p[0]);
+    close(p[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -498,6 +516,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_posts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_repost, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_before_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stop_before_run_with_input, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
