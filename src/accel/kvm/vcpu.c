@@ -80,9 +80,12 @@ static void msr_access(struct kvm_vcpu *kv, bool write)
                      : kvm_userapic_rdmsr(kv, run->msr.index, &val, &fault);
     if (!mine) {
         fault = !kv->vcpu->vm->ignore_unknown_msrs || run->msr.reason != KVM_MSR_EXIT_REASON_UNKNOWN;
-        if (run->msr.reason == KVM_MSR_EXIT_REASON_UNKNOWN)
-            log_guest(&kv->msr_log, "vCPU %u %s MSR 0x%x, which KVM does not know: %s", kv->vcpu->id,
-                      write ? "writes" : "reads", run->msr.index, fault ? "#GP (-w ignores it)" : "ignored");
+        if (run->msr.reason == KVM_MSR_EXIT_REASON_UNKNOWN) { /* in the words of the software CPU */
+            struct kvm_regs regs = {0};
+            (void)kvm_ioctl(kv->kvm, kv->fd, KVM_GET_REGS, &regs);
+            log_guest(&kv->msr_log, "guest %s unknown MSR 0x%x at RIP 0x%llx: %s", write ? "writes" : "reads",
+                      run->msr.index, (unsigned long long)regs.rip, fault ? "#GP" : "ignored");
+        }
     }
     run->msr.error = fault;
     if (!write)
