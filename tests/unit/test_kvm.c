@@ -388,6 +388,8 @@ static void cpuid(void **state)
             assert_int_equal(e->eax & (1u << 6 | 1u << 7 | 1u << 11 | 1u << 14), 0);
         e = leaf(c, 1, 0);
         assert_int_equal(e->ebx >> 24, 9);
+        if (user)
+            assert_int_equal(e->ecx & 1u << 24, 0);           /* no TSC deadline that KVM would swallow */
         assert_int_equal(e->ecx & 1u << 5, 0);                /* no VMX, */
         assert_true(e->ecx & 1u << 31);                       /* but a hypervisor */
         assert_int_equal(leaf(c, 0x80000001, 0)->ecx & 4, 0); /* no SVM */

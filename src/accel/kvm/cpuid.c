@@ -88,11 +88,10 @@ void kvm_offered(struct vm *vm, uint32_t *words)
 
     /* KVM emulates some of these without saying so, or says so elsewhere. */
     set(words, X86_HYPERVISOR, true);
+    /* Without a local APIC KVM drops writes of IA32_TSC_DEADLINE on a path that looks at no filter. */
     set(words, X86_TSC_DEADLINE, kvm->mode != IRQCHIP_USER && kvm_has(kvm, KVM_CAP_TSC_DEADLINE_TIMER));
-    if (kvm->mode == IRQCHIP_USER) { /* both are MSRs that KVM must let us serve */
+    if (kvm->mode == IRQCHIP_USER) /* its MSRs must be ours to serve */
         set(words, X86_X2APIC, kvm->user_msrs);
-        set(words, X86_TSC_DEADLINE, kvm->user_msrs && kvm->msr_filter);
-    }
     set(words, X86_ARAT, true); /* no local APIC here stops in a sleep state */
     for (unsigned i = 0; i < CPUID_WORDS; i++)
         words[i] &= ~withheld[i];
