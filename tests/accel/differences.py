@@ -5,7 +5,7 @@ why.
 
 ALWAYS     it must differ; a line that has become untrue is an error, too
 SOMETIMES  it may differ: what depends on what the machine is, or on chance
-TIMING     a busy host may spoil it: the case is tried again, up to three times; in the long run it must come out right
+TIMING     a busy host may spoil it: the case is tried once more; in the long run it must come out right then
 """
 
 import re
