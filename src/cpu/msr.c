@@ -137,7 +137,7 @@ static bool unknown(struct cpu *cpu, uint32_t msr, const char *what)
         return false; /* AMD's own: systems try them on anything, prepared for the #GP */
     if (!ignore && probed_by_linux(msr))
         return false;
-    log_guest(&cpu->msr_log, "guest %s unknown MSR 0x%x at RIP 0x%llx: %s", what, msr,
+    log_guest(&cpu->msr_log, "%s unknown MSR 0x%x at RIP 0x%llx: %s", what, msr,
               (unsigned long long)(cpu->op ? cpu_rip(cpu, cpu->op) : cpu->rip), ignore ? "ignored" : "#GP");
     return ignore;
 }

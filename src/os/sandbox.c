@@ -122,7 +122,7 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
     if (!error)
         error = allow_if(ctx, SCMP_SYS(tgkill), 0, whole, (uint32_t)getpid());
     if (!error) /* nobody may come in the way of a forbidden call's end */
-        error = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(rt_sigaction), 1, SCMP_CMP(0, SCMP_CMP_NE, SIGSYS));
+        error = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(rt_sigaction), 1, SCMP_CMP(0, SCMP_CMP_NE, SIGSYS, 0));
     if (!error)
         error = allow_if(ctx, SCMP_SYS(fcntl), 1, whole, F_GETFL);
     if (!error)

@@ -83,8 +83,8 @@ static void msr_access(struct kvm_vcpu *kv, bool write)
         if (run->msr.reason == KVM_MSR_EXIT_REASON_UNKNOWN) { /* in the words of the software CPU */
             struct kvm_regs regs = {0};
             (void)kvm_ioctl(kv->kvm, kv->fd, KVM_GET_REGS, &regs);
-            log_guest(&kv->msr_log, "guest %s unknown MSR 0x%x at RIP 0x%llx: %s", write ? "writes" : "reads",
-                      run->msr.index, (unsigned long long)regs.rip, fault ? "#GP" : "ignored");
+            log_guest(&kv->msr_log, "%s unknown MSR 0x%x at RIP 0x%llx: %s", write ? "writes" : "reads", run->msr.index,
+                      (unsigned long long)regs.rip, fault ? "#GP" : "ignored");
         }
     }
     run->msr.error = fault;

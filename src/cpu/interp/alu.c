@@ -303,7 +303,7 @@ ADX(64, unsigned __int128)
         void *p = mmu_rmw(cpu, EA_W(cpu, op, bits), bits / 8);                                                         \
         uint##bits##_t old;                                                                                            \
         if (LIKELY(ATOMIC_OK(p, bits)))                                                                                \
-            old = __atomic_exchange_n((u##bits##_any *)p, get##bits(cpu, op->reg), __ATOMIC_SEQ_CST);                  \
+            old = __atomic_exchange_n((uint##bits##_t *)p, get##bits(cpu, op->reg), __ATOMIC_SEQ_CST);                 \
         else                                                                                                           \
             LOCKED_UPDATE(p, bits, old, get##bits(cpu, op->reg));                                                      \
         mmu_rmw_done(cpu);                                                                                             \

@@ -10,11 +10,6 @@
 
 /* The bit goes to CF, the rest of the flags stays. */
 #define BIT_OPERATIONS(bits)                                                                                           \
-    static inline uint##bits##_t bt##bits(uint##bits##_t a, uint##bits##_t mask)                                       \
-    {                                                                                                                  \
-        (void)mask;                                                                                                    \
-        return a;                                                                                                      \
-    }                                                                                                                  \
     static inline uint##bits##_t bts##bits(uint##bits##_t a, uint##bits##_t mask) { return a | mask; }                 \
     static inline uint##bits##_t btr##bits(uint##bits##_t a, uint##bits##_t mask) { return a & ~mask; }                \
     static inline uint##bits##_t btc##bits(uint##bits##_t a, uint##bits##_t mask) { return a ^ mask; }                 \

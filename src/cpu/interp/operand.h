@@ -130,7 +130,8 @@ static inline uint64_t sub_c64(struct cpu *cpu, uint64_t a, uint64_t b, unsigned
 /*
  * A locked read-modify-write on host memory at p: `old` is what was there,
  * `expr` (of old) what it becomes. On hosts where a misaligned atomic access
- * faults, such an operand is changed without atomicity.
+ * faults, such an operand is changed without atomicity; on x86 it need not be
+ * aligned, but the compiler must think so, or it calls a library that locks.
  */
 #if defined(__x86_64__) || defined(__i386__)
 #define ATOMIC_OK(p, bits) 1
@@ -149,7 +150,7 @@ static inline uint64_t sub_c64(struct cpu *cpu, uint64_t a, uint64_t b, unsigned
     static inline bool atomic_cas##bits(void *p, uint##bits##_t *old, uint##bits##_t val)                              \
     {                                                                                                                  \
         if (LIKELY(ATOMIC_OK(p, bits)))                                                                                \
-            return __atomic_compare_exchange_n((u##bits##_any *)p, old, val, false, __ATOMIC_SEQ_CST,                  \
+            return __atomic_compare_exchange_n((uint##bits##_t *)p, old, val, false, __ATOMIC_SEQ_CST,                 \
                                                __ATOMIC_SEQ_CST);                                                      \
         uint##bits##_t now = *(u##bits##_mem *)p;                                                                      \
         bool same = now == *old;                                                                                       \

@@ -20,10 +20,11 @@
     static void write_dr##n(uint64_t v) { __asm__ volatile("mov %0, %%dr" #n : : "r"(v) : "memory"); }
 DR(0)
 DR(1)
-DR(6) DR(7)
+DR(6)
+DR(7)
 
-    /* Each #DB is noted, and the program goes on. */
-    static struct {
+/* Each #DB is noted, and the program goes on. */
+static struct {
     uint64_t rip, dr6, rcx, cs;
 } note[64];
 static unsigned notes;
