@@ -48,8 +48,9 @@ static inline void set_product64(struct cpu *cpu, unsigned __int128 v)
         set_product##bits(cpu, (wide)v);                                                                               \
         FLAGS_PRODUCT(cpu, bits, v, v != (signed_wide)SEXT##bits(v));                                                  \
     }                                                                                                                  \
-    /* The truncating forms. */                                                                                        \
-    static inline uint##bits##_t imul_by##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t b)                    \
+    /* The truncating forms; there is none of 8 bits. */                                                               \
+    static inline __attribute__((unused))                                                                              \
+    uint##bits##_t imul_by##bits(struct cpu *cpu, uint##bits##_t a, uint##bits##_t b)                                  \
     {                                                                                                                  \
         signed_wide v = (signed_wide)((signed_wide)SEXT##bits(a) * SEXT##bits(b));                                     \
         FLAGS_PRODUCT(cpu, bits, v, v != (signed_wide)SEXT##bits(v));                                                  \
