@@ -35,7 +35,7 @@ const char config_usage[] =
     "  -D                   accepted: a VM always goes with its process\n"
     "  -w                   ignore unknown MSRs: read 0, writes vanish (default: #GP)\n"
     "  -e                   exit on an access to a port that nobody has\n"
-    "  -H  -P               exit to the monitor on HLT, on PAUSE\n"
+    "  -H  -P               accepted for the sake of scripts; without effect\n"
     "  -S                   wire guest memory\n"
     "  -C                   include guest memory in a core file\n"
     "  -W                   virtio with MSI, not MSI-X\n"
