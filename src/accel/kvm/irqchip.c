@@ -231,6 +231,7 @@ static int reset_pic(struct kvm_vm *kvm, unsigned chip, uint8_t elcr)
     uint8_t mask = pic->elcr_mask;
     memset(pic, 0, sizeof(*pic));
     pic->elcr_mask = mask;
+    pic->imr = 0xff; /* as our own: nothing arrives before somebody wants it */
     pic->elcr = elcr & mask;
     return kvm_ioctl(kvm, kvm->fd, KVM_SET_IRQCHIP, &state);
 }
