@@ -383,4 +383,9 @@ def boot(name, cmdline="", modules=("button", "evdev"), agent=True, quick=QUICK)
     return ["-f", f"kexec,{kernel(name)}/vmlinuz,{initrd(name, modules, agent)},{quick} {cmdline}".rstrip()]
 
 
+# Whoever starts the tests in the background of a shell has these ignored, and xhyve leaves what is ignored alone.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
 TERM, INT, ABRT = signal.SIGTERM, signal.SIGINT, signal.SIGABRT
