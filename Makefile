@@ -3,6 +3,7 @@
 #   make              build/xhyve
 #   make demo         boot Linux to a shell, after installing and fetching what that needs
 #   make check        all tests; the last line counts them
+#   make check-kvm    guests on KVM, in a machine whose AMD-V is emulated
 #   make check-long   the tests that take an hour
 #   make bench        how fast it is, beside QEMU where that is installed
 #   make bench-nested the same for KVM, in an emulated machine that has it
@@ -29,6 +30,10 @@ demo:
 check:
 	@scripts/setup.sh check
 	@tests/run
+
+check-kvm:
+	@scripts/setup.sh check
+	@tests/run --kvm
 
 check-long:
 	@scripts/setup.sh check
@@ -61,4 +66,4 @@ clean:
 distclean:
 	rm -rf build build-gcc build-clang build-asan
 
-.PHONY: all demo check check-long bench bench-nested install format tidy clean distclean
+.PHONY: all demo check check-kvm check-long bench bench-nested install format tidy clean distclean
