@@ -1,0 +1,147 @@
+/*
+ * The benchmark's programs as one static executable.
+ *
+ *   programs NAME [PERCENT]   runs one; PERCENT of its usual work (100)
+ *   programs list             their names
+ *
+ * Prints "start NAME" when the time starts, and then "NAME SECONDS CHECKSUM UNITS"; or "NAME lacks FEATURE" if the
+ * processor cannot run it. Status 1: it failed. 2: no such program.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "bench.h"
+
+static const struct program {
+    const char *name;
+    uint64_t (*run)(struct bench *b);
+    int (*able)(void);
+    const char *feature;
+} programs[] = {
+    {"sort", bench_sort, NULL, NULL},
+    {"hash", bench_hash, NULL, NULL},
+    {"bytecode", bench_bytecode, NULL, NULL},
+    {"bignum", bench_bignum, NULL, NULL},
+    {"strings", bench_strings, NULL, NULL},
+    {"compress", bench_compress, NULL, NULL},
+    {"matrix", bench_matrix, NULL, NULL},
+    {"nbody", bench_nbody, NULL, NULL},
+    {"fft", bench_fft, NULL, NULL},
+    {"mandelbrot", bench_mandelbrot, NULL, NULL},
+    {"filter", bench_filter, NULL, NULL},
+    {"blend", bench_blend, NULL, NULL},
+    {"avx2", bench_avx2, bench_has_avx2, "avx2"},
+    {"x87", bench_x87, NULL, NULL},
+    {"sha256", bench_sha256, NULL, NULL},
+    {"pipe", bench_pipe, NULL, NULL},
+    {"exec", bench_exec, NULL, NULL},
+    {"fault", bench_fault, NULL, NULL},
+    {"syscall", bench_syscall, NULL, NULL},
+    {"threads", bench_threads, NULL, NULL},
+    {"movs", bench_movs, NULL, NULL},
+    {"stos", bench_stos, NULL, NULL},
+    {"memcpy", bench_memcpy, NULL, NULL},
+    {"walk", bench_walk, NULL, NULL},
+};
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+void bench_start(struct bench *b)
+{
+    puts("start");
+    fflush(stdout);
+    b->begin = now();
+}
+
+void bench_stop(struct bench *b) { b->seconds = now() - b->begin; }
+
+void bench_fail(const char *what)
+{
+    fflush(stdout);
+    fprintf(stderr, "bench: %s\n", what);
+    _Exit(1);
+}
+
+void *bench_alloc(size_t count, size_t size)
+{
+    void *p = calloc(count, size);
+
+    if (!p)
+        bench_fail("out of memory");
+    return p;
+}
+
+unsigned bench_scale(const struct bench *b, unsigned count)
+{
+    uint64_t scaled = (uint64_t)count * b->percent / 100;
+
+    return scaled ? (unsigned)scaled : 1;
+}
+
+char *bench_text(size_t size, uint64_t seed)
+{
+    struct bench_random r = {seed};
+    char words[1024][12];
+    char *text = bench_alloc(size + 1, 1);
+
+    for (size_t i = 0; i < 1024; i++) {
+        size_t length = 2 + bench_random(&r) % 9;
+
+        memset(words[i], 0, sizeof(words[i]));
+        for (size_t k = 0; k < length; k++)
+            words[i][k] = (char)('a' + (bench_random(&r) % 26 * (bench_random(&r) % 26)) / 26);
+    }
+    for (size_t at = 0; at < size;) {
+        /* The product of two numbers: small ones, the frequent words, come up more often. */
+        const char *word = words[(bench_random(&r) & 1023) * (bench_random(&r) & 1023) >> 10];
+
+        for (size_t k = 0; word[k] && at < size; k++)
+            text[at++] = word[k];
+        if (at < size && bench_random(&r) % 12 == 0)
+            text[at++] = '.';
+        if (at < size)
+            text[at++] = ' ';
+    }
+    return text;
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "";
+    struct bench b = {.percent = 100, .units = 1};
+
+    /* What bench_exec() starts, over and over: it has nothing to do. */
+    if (!strcmp(name, "nothing"))
+        return 0;
+    if (!strcmp(name, "list")) {
+        for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++)
+            puts(programs[i].name);
+        return 0;
+    }
+    if (argc > 2)
+        b.percent = (unsigned)strtoul(argv[2], NULL, 10);
+    for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+        const struct program *p = &programs[i];
+
+        if (strcmp(name, p->name) != 0 || b.percent < 1 || b.percent > 1000)
+            continue;
+        if (p->able && !p->able()) {
+            printf("%s lacks %s\n", name, p->feature);
+            return 0;
+        }
+
+        uint64_t sum = p->run(&b);
+
+        printf("%s %.6f %016llx %.0f\n", name, b.seconds, (unsigned long long)sum, b.units);
+        return 0;
+    }
+    fprintf(stderr, "usage: programs NAME [PERCENT]; PERCENT 1 to 1000; programs list: names\n");
+    return 2;
+}
