@@ -54,7 +54,7 @@ install: all
 	@meson install -C build --no-rebuild
 
 format:
-	find src tests -name '*.[ch]' -exec clang-format -i {} +
+	find src tests bench -name '*.[ch]' -exec clang-format -i {} +
 
 tidy: all
 	@scripts/tidy.sh

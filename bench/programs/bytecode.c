@@ -81,7 +81,7 @@ static const struct insn collatz[] = {
 
 uint64_t bench_bytecode(struct bench *b)
 {
-    unsigned rounds = bench_scale(b, 10);
+    unsigned rounds = bench_scale(b, 6);
     uint8_t *memory = bench_alloc(MEMORY, 1);
     uint64_t sum = 0;
 

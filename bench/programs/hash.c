@@ -110,7 +110,7 @@ static uint64_t chains(struct link **table, struct link *nodes, unsigned steps)
 
 uint64_t bench_hash(struct bench *b)
 {
-    unsigned steps = bench_scale(b, 900000);
+    unsigned steps = bench_scale(b, 1400000);
     struct slot *slots = bench_alloc(SLOTS, sizeof(*slots));
     struct link **table = bench_alloc(CHAINS, sizeof(struct link *));
     struct link *nodes = bench_alloc(0x8000, sizeof(*nodes));

@@ -5,7 +5,7 @@
 
 #include "bench.h"
 
-#define DEPTH 100
+#define DEPTH 800
 
 /* How many steps each of two points takes to leave the circle of radius 2, at most DEPTH. */
 static __m128i escape(__m128d re, __m128d im)

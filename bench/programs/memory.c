@@ -80,7 +80,7 @@ uint64_t bench_memcpy(struct bench *b)
 uint64_t bench_walk(struct bench *b)
 {
     const size_t pages = 4096;
-    unsigned steps = bench_scale(b, 5000000);
+    unsigned steps = bench_scale(b, 2500000);
     struct bench_random r = {21};
     uint32_t *p = bench_alloc(pages, 4096), at = 0, *order = bench_alloc(pages, sizeof(*order));
     uint64_t sum = 0;

@@ -37,7 +37,7 @@ static void step(struct body *bodies, double dt)
 
 uint64_t bench_nbody(struct bench *b)
 {
-    unsigned steps = bench_scale(b, 150000);
+    unsigned steps = bench_scale(b, 200000);
     struct bench_random r = {9};
     struct body bodies[BODIES];
     uint64_t sum = 0;

@@ -114,7 +114,7 @@ static struct node *sort_list(struct node *list)
 
 uint64_t bench_sort(struct bench *b)
 {
-    const size_t count = bench_scale(b, 260000);
+    const size_t count = bench_scale(b, 200000);
     struct bench_random r = {1};
     uint32_t *small = bench_alloc(count, sizeof(*small));
     uint64_t *large = bench_alloc(count, sizeof(*large));
