@@ -4,6 +4,7 @@
  *   programs NAME [PERCENT]   runs one; PERCENT of its usual work (100)
  *   programs list             their names
  *   programs clock            "clock SECONDS", what CLOCK_MONOTONIC says
+ *   programs tsc              "tsc KHZ", the frequency of the time stamp counter, measured in 0.3 s
  *
  * Prints "start NAME" when the time starts, and then "NAME SECONDS CHECKSUM UNITS"; or "NAME lacks FEATURE" if the
  * processor cannot run it. Status 1: it failed. 2: no such program.
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <x86intrin.h>
 
 #include "bench.h"
 
@@ -113,6 +115,37 @@ char *bench_text(size_t size, uint64_t seed)
     return text;
 }
 
+/* The counter and the clock at one moment: of some readings the one that nothing came between. */
+static double both(uint64_t *counter)
+{
+    uint64_t best = UINT64_MAX;
+    double at = 0;
+
+    for (int i = 0; i < 100; i++) {
+        uint64_t before = __rdtsc();
+        double t = now();
+        uint64_t took = __rdtsc() - before;
+
+        if (took < best) {
+            best = took;
+            at = t;
+            *counter = before + took / 2;
+        }
+    }
+    return at;
+}
+
+static double tsc_khz(void)
+{
+    const struct timespec pause = {0, 300000000};
+    uint64_t begin, end;
+    double from = both(&begin), to;
+
+    nanosleep(&pause, NULL);
+    to = both(&end);
+    return (double)(end - begin) / (to - from) / 1000;
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
@@ -123,6 +156,10 @@ int main(int argc, char **argv)
         return 0;
     if (!strcmp(name, "clock")) {
         printf("clock %.6f\n", now());
+        return 0;
+    }
+    if (!strcmp(name, "tsc")) {
+        printf("tsc %.0f\n", tsc_khz());
         return 0;
     }
     if (!strcmp(name, "list")) {
