@@ -5,7 +5,7 @@
 #   make check        all tests; the last line counts them
 #   make check-kvm    guests on KVM, in a machine whose AMD-V is emulated
 #   make check-long   the tests that take an hour
-#   make bench        how fast it is, beside QEMU where that is installed
+#   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h)
 #   make bench-nested the same for KVM, in an emulated machine that has it
 #   make install      into /usr/local (PREFIX=, DESTDIR=)
 #   make format       lay the C files out anew          make tidy    have clang-tidy read them
@@ -42,7 +42,7 @@ check-long:
 bench:
 	@scripts/setup.sh bench || echo "bench: goes on without QEMU"
 	@$(MAKE) --no-print-directory all
-	@bench/run
+	@bench/run $(BENCH)
 
 bench-nested:
 	@scripts/setup.sh bench

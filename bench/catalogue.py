@@ -3,6 +3,7 @@
 The programs are C of the project's own (bench/programs), one static executable with a name for each. build() makes it.
 """
 
+import functools
 import os
 import re
 import shlex
@@ -12,8 +13,8 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCES = os.path.join(TOP, "bench", "programs")
 BUILD = os.path.join(TOP, "build", "bench")
 
-# Groups of programs: title, unit, programs, whether their geometric mean is a figure, and the most that time under xhyve
-# may be of the time under QEMU.
+# Groups of programs: title, unit, programs, whether their geometric mean is a figure, and the most that the time under
+# xhyve may be of the time under QEMU.
 GROUPS = {
     "sha256": ("busybox sha256sum, 20 MB", "ms", ["sha256"], False, 0.20),
     "integer": ("integer programs", "ms", ["sort", "hash", "bytecode", "bignum", "strings", "compress"], True, 0.40),
@@ -73,13 +74,14 @@ def choose(only):
     return chosen
 
 
+@functools.cache
 def build(output=os.path.join(BUILD, "programs"), extra=()):
-    """Compiles the programs unless that has been done since they were changed: the path. RuntimeError: the compiler's
-    words."""
+    """Compiles the programs unless that has been done since they were changed: the path. RuntimeError tells what the
+    compiler said."""
     sources = sorted(os.path.join(SOURCES, name) for name in os.listdir(SOURCES) if name.endswith(".c"))
     # Nothing of the host's own: the same code must run in every guest.
-    command = [*shlex.split(os.environ.get("CC", "cc")), "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-static",
-               *extra, "-o", output, *sources, "-lpthread", "-lm"]
+    command = [*shlex.split(os.environ.get("CC", "cc")), "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra",
+               "-static", *extra, "-o", output, *sources, "-lpthread", "-lm"]
     inputs = [os.path.join(SOURCES, name) for name in os.listdir(SOURCES)] + [os.path.abspath(__file__)]
     record = output + ".command"
     try:
@@ -90,8 +92,8 @@ def build(output=os.path.join(BUILD, "programs"), extra=()):
     except OSError:
         pass
     os.makedirs(os.path.dirname(output), exist_ok=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-                          errors="replace", check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                          text=True, errors="replace", check=False)
     if done.returncode:
         raise RuntimeError(f"the programs do not compile: {shlex.join(command)}\n{done.stdout}")
     with open(record, "w", encoding="utf-8") as file:

@@ -17,7 +17,7 @@ sys.path.append(os.path.join(TOP, "tests", "boot"))
 import harness  # noqa: E402  pylint: disable=wrong-import-position
 
 MIB = 512
-# Where there is no other clock, Linux comes to distrust the TSC and counts ticks instead, of which a busy host loses some.
+# Where there is no other clock, Linux comes to distrust the TSC and counts ticks instead; a busy host loses some.
 CMDLINE = "console=ttyS0 quiet tsc=reliable"
 NATIVE, XHYVE, MICROVM, PC = "native", "xhyve", "microvm", "pc"
 
@@ -31,9 +31,9 @@ CLOCK, CONSOLE = 0.05, 0.05
 def initrd():
     """The demo's initrd with the programs, and with the agent of the boot tests in the place of the shell."""
     path = os.path.join(catalogue.BUILD, "initrd.cpio")
-    subprocess.run([os.path.join(TOP, "scripts", "make-initrd.sh"), "-k", harness.kernel("cloud"), "-m", "button", "-m", "evdev",
-                    "-a", os.path.join(TOP, "tests", "boot", "agent.sh"), "-f", f"{catalogue.build()}=bin/programs", path],
-                   check=True, stdin=subprocess.DEVNULL)
+    subprocess.run([os.path.join(TOP, "scripts", "make-initrd.sh"), "-k", harness.kernel("cloud"),
+                    "-m", "button", "-m", "evdev", "-a", os.path.join(TOP, "tests", "boot", "agent.sh"),
+                    "-f", f"{catalogue.build()}=bin/programs", path], check=True, stdin=subprocess.DEVNULL)
     return path
 
 
@@ -109,7 +109,7 @@ def run_program(guest, column, key, program, percent, record):
     said = guest.wait(r"^start\r?$|<END (\d+)>", LIMIT)
     begin = end = time.monotonic()
     if said.group(1) is None:
-        said = guest.wait(rf"^{program} [\d.]+ \w+|<END (\d+)>", LIMIT)
+        said = guest.wait(r"^stop\r?$|<END (\d+)>", LIMIT)
         end = time.monotonic()
         if said.group(1) is None:
             said = guest.wait(r"<END (\d+)>", LIMIT)
@@ -198,8 +198,8 @@ def native(plan, record, cpus=None):
     for key, program in plan["programs"]:
         try:
             done = subprocess.run([catalogue.build(), program, str(plan["percent"])], stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LIMIT, check=False, text=True,
-                                  preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None)
+                                  stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LIMIT, text=True,
+                                  check=False, preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None)
         except subprocess.TimeoutExpired:
             record.fail(NATIVE, key, f"{program}: no result within {LIMIT} s")
             continue

@@ -23,8 +23,8 @@ def mean(values):
 
 
 class Table:
-    """rows: what to print, as dictionaries: key, title, unit, and by column what was measured; ratio (to the better of
-    QEMU's machines), limit, most (False: the limit is a least), verdict, native (times the native time)."""
+    """rows: what to print, as dictionaries: key, title, unit; values, by column; ratio (to the better of QEMU's
+    machines), limit, most (False: the limit is a least), verdict, native (times the native time)."""
 
     def __init__(self, record, chosen):
         self.record, self.chosen = record, chosen
@@ -43,7 +43,8 @@ class Table:
     def row(self, key, title, unit, values, ratio=None, limit=None, native=None, most=True, parts=()):
         """Judges and keeps a row. parts: what else must not have failed."""
         verdict = ""
-        if self.broken.intersection([key, *parts]) or (values.get(XHYVE) is None and (XHYVE, key) not in self.record.lacking):
+        missing = values.get(XHYVE) is None and (XHYVE, key) not in self.record.lacking
+        if missing or self.broken.intersection([key, *parts]):
             verdict = FAILED
         elif limit is not None and ratio is not None:
             verdict = MET if (ratio <= limit if most else ratio >= limit) else MISSED
@@ -66,8 +67,8 @@ class Table:
 
     def program(self, name, title, limit):
         times = self.seconds(name)
-        self.row(name, title, catalogue.unit_of(name), self.shown(name, times), self.share(times[XHYVE], self.best(name)),
-                 limit, self.share(times[XHYVE], times[NATIVE]))
+        self.row(name, title, catalogue.unit_of(name), self.shown(name, times),
+                 self.share(times[XHYVE], self.best(name)), limit, self.share(times[XHYVE], times[NATIVE]))
 
     def group(self, key):
         title, unit, programs, averaged, limit = catalogue.GROUPS[key]
@@ -110,10 +111,11 @@ class Table:
         if "native" in chosen:
             programs = catalogue.GROUPS["integer"][2]
             ratio = mean(self.share(self.median(XHYVE, name), self.median(NATIVE, name)) for name in programs)
-            self.row("native", "integer programs, times native", "x", {XHYVE: ratio}, ratio, catalogue.FIGURES["native"],
-                     parts=programs)
+            self.row("native", "integer programs, times native", "x", {XHYVE: ratio}, ratio,
+                     catalogue.FIGURES["native"], parts=programs)
         if "memory" in chosen:
-            for key, title in (("memory", "memory beside the guest's RAM"), ("memory after", "  the same after programs")):
+            for key, title in (("memory", "memory beside the guest's RAM"),
+                               ("memory after", "  the same after programs")):
                 values = self.seconds(key)
                 if values[XHYVE] is not None:
                     # A limit in MiB, not a share.
@@ -137,15 +139,13 @@ def number(value, unit):
 
 def lines(table, columns):
     """The table as text. columns: those that took part."""
-    yield (f"{'':36}{'':>5}" + "".join(f"{c:>9}" for c in columns) +
-           f"{'/QEMU':>8}{'/native':>9}{'limit':>8}")
+    yield f"{'':45}" + "".join(f"{c:>9}" for c in columns) + f"{'/QEMU':>8}{'/native':>9}{'limit':>8}"
     for row in table.rows:
         absolute = row["key"] in ("memory", "memory after", "idle", "start", "native")
         ratio = None if absolute else row["ratio"]
         limit = "" if row["limit"] is None else ("" if row["most"] else ">=") + f"{row['limit']:g}"
         cells = "".join(f"{number(row['values'].get(c), row['unit']):>9}" for c in columns)
-        share, native = number(ratio, "") if not row["key"] == "threads" else "", number(row["native"], "")
-        if row["key"] == "threads":
-            native = number(ratio, "")
-        yield (f"{row['title']:36}{row['unit']:>5}{cells}{'' if share == '-' else share:>8}"
-               f"{'' if native == '-' else native:>9}{limit:>8} {row['verdict']}").rstrip()
+        # Two threads are compared with native ones; all else with QEMU.
+        share, native = (None, ratio) if row["key"] == "threads" else (ratio, row["native"])
+        share, native = ("" if value is None else number(value, "") for value in (share, native))
+        yield f"{row['title']:40}{row['unit']:>5}{cells}{share:>8}{native:>9}{limit:>8} {row['verdict']}".rstrip()

@@ -1,6 +1,7 @@
 /*
- * What AVX2 and FMA bring: sums of products of doubles, some by fused multiplication and addition, and a checksum of bytes
- * in 256-bit integers. Fused operations are few: QEMU takes 300 ns for each. Only where the processor says that it has both.
+ * What AVX2 and FMA bring: sums of products of doubles, some by fused multiplication and addition, and a checksum of
+ * bytes in 256-bit integers. Fused operations are few: QEMU takes 300 ns for each. Only where the processor says that
+ * it has both.
  */
 #include <immintrin.h>
 

@@ -1,7 +1,8 @@
 /*
  * What the programs of the benchmark share. Each is one function that prepares its data, calls bench_start(), works,
- * calls bench_stop() and returns a checksum of all that it computed. The work depends on b->percent and on nothing else:
- * not on the processor, the kernel or the time. So it is the same in every guest and natively, and so is the checksum.
+ * calls bench_stop() and returns a checksum of all that it computed. The work depends on b->percent and on nothing
+ * else: not on the processor, the kernel or the time. So it is the same in every guest and natively, and so is the
+ * checksum.
  *
  * Floating point keeps to what IEEE 754 defines to the last bit: + - * /, square roots, and fused multiply-add by name.
  */
@@ -19,7 +20,7 @@ struct bench {
     double seconds;   /* between bench_start() and bench_stop() */
 };
 
-/* The time starts; a line "start" lets whoever reads the console compare it with a clock of his own. */
+/* The time starts, and ends. Lines "start" and "stop" let whoever reads the console compare it with his own clock. */
 void bench_start(struct bench *b);
 void bench_stop(struct bench *b);
 

@@ -1,6 +1,6 @@
 /*
- * Big numbers: modular exponentiation of 2048 bits with Montgomery's multiplication (MUL, ADC), and a factorial written in
- * decimal (DIV). The modulus is arbitrary and odd; the last step checks a^(x+y) = a^x a^y.
+ * Big numbers: modular exponentiation of 2048 bits with Montgomery's multiplication (MUL, ADC), and a factorial
+ * written in decimal (DIV). The modulus is arbitrary and odd; the last step checks a^(x+y) = a^x a^y.
  */
 #include "bench.h"
 

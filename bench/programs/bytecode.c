@@ -1,6 +1,6 @@
 /*
- * An interpreter of a small register machine, as scripting languages have them: one indirect branch an instruction. It runs
- * a sieve of Eratosthenes, a recursive Fibonacci and the Collatz sequences.
+ * An interpreter of a small register machine, as scripting languages have them: one indirect branch an instruction.
+ * It runs a sieve of Eratosthenes, a recursive Fibonacci and the Collatz sequences.
  */
 #include "bench.h"
 
@@ -45,6 +45,8 @@ static int64_t interpret(const struct insn *code, int64_t argument, uint8_t *mem
             i += i->imm;
             break;
         case RET:
+            if (depth == 0)
+                bench_fail("bytecode: stack underflow");
             i = back[--depth];
             memcpy(r, saved[depth], sizeof(saved[depth]));
             break;

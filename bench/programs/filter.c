@@ -1,6 +1,6 @@
 /*
- * A picture of floats blurred, across and then down, by a filter of seven weights, and clamped: SSE, four at a time, most of
- * the loads not aligned.
+ * A picture of floats blurred, across and then down, by a filter of seven weights, and clamped: SSE, four at a time,
+ * most of the loads not aligned.
  */
 #include <emmintrin.h>
 

@@ -6,8 +6,8 @@
  *   programs clock            "clock SECONDS", what CLOCK_MONOTONIC says
  *   programs tsc              "tsc KHZ", the frequency of the time stamp counter, measured in 0.3 s
  *
- * Prints "start NAME" when the time starts, and then "NAME SECONDS CHECKSUM UNITS"; or "NAME lacks FEATURE" if the
- * processor cannot run it. Status 1: it failed. 2: no such program.
+ * Prints "start" when the time starts, "stop" when it ends, and then "NAME SECONDS CHECKSUM UNITS"; or "NAME lacks
+ * FEATURE" if the processor cannot run it. Status 1: it failed. 2: no such program.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,7 +63,12 @@ void bench_start(struct bench *b)
     b->begin = now();
 }
 
-void bench_stop(struct bench *b) { b->seconds = now() - b->begin; }
+void bench_stop(struct bench *b)
+{
+    b->seconds = now() - b->begin;
+    puts("stop");
+    fflush(stdout);
+}
 
 void bench_fail(const char *what)
 {

@@ -1,5 +1,6 @@
 /*
- * The product of two matrices of doubles, in blocks that fit the first-level cache; the compiler's scalar or vector code.
+ * The product of two matrices of doubles, in blocks that fit the first-level cache; the compiler's scalar or vector
+ * code.
  */
 #include "bench.h"
 

@@ -1,6 +1,6 @@
 /*
- * 16 MiB copied and filled: by the processor's string instructions, and by the C library in the way it thinks best on the
- * processor that it sees. Last, loads that depend on each other, all over 4096 pages.
+ * 16 MiB copied and filled: by the processor's string instructions, and by the C library in the way it thinks best on
+ * the processor that it sees. Last, loads that depend on each other, all over 4096 pages.
  */
 #include "bench.h"
 

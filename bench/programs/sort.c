@@ -1,6 +1,6 @@
 /*
- * Sorting: quicksort of 32-bit numbers, heapsort of 64-bit ones, and a merge sort of a linked list. Branches that cannot be
- * predicted, loads that depend on each other.
+ * Sorting: quicksort of 32-bit numbers, heapsort of 64-bit ones, and a merge sort of a linked list. Branches that
+ * cannot be predicted, loads that depend on each other.
  */
 #include "bench.h"
 

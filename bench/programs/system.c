@@ -1,6 +1,6 @@
 /*
- * What a program asks of its kernel: bytes through pipes to another process and back, new processes, pages touched for the
- * first time, the shortest system call; and busybox, hashing.
+ * What a program asks of its kernel: bytes through pipes to another process and back, new processes, pages touched
+ * for the first time, the shortest system call; and busybox, hashing.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,6 @@
 
 #define PAGE 4096
 
-/* The processes that take part share one processor, with as many as the guest or host has: a switch is what is measured. */
 uint64_t bench_pipe(struct bench *b)
 {
     unsigned trips = bench_scale(b, 8000);

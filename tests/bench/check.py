@@ -4,8 +4,8 @@
     tests/bench/check.py PROGRAMS     PROGRAMS: bench/programs as the project's build made it
 
 Each program must come to the same checksum in two builds (PROGRAMS, and the static one that goes into guests), which
-shows that the sum depends on no compiler and on nothing left undefined; the arithmetic of the table is given figures whose
-means, ratios and verdicts are known; and what a failed program, a wrong sum or a missing column do is looked at.
+shows that the sum depends on no compiler and on nothing left undefined; the arithmetic of the table is given figures
+whose means, ratios and verdicts are known; and what a failed program, a wrong sum or a missing column do is looked at.
 """
 
 import os
@@ -26,15 +26,15 @@ PERCENT = "3"  # of the usual work
 
 
 def run(path, name, percent=PERCENT):
-    done = subprocess.run([path, name, percent], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
-                          stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run([path, name, percent], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=60, stdin=subprocess.DEVNULL, check=False)
     return done.returncode, done.stdout
 
 
 def programs_agree(path):
     """Every program of the catalogue, in both builds; and nothing that the catalogue does not know."""
     with tempfile.TemporaryDirectory() as folder:
-        static = catalogue.build(os.path.join(folder, "programs"), ["-Werror"])
+        static = catalogue.build(os.path.join(folder, "programs"), ("-Werror",))
         for name in catalogue.programs() + ["threads"]:
             record = guests.Record()
             for column, which in ((NATIVE, path), (XHYVE, static)):
@@ -86,8 +86,9 @@ def arithmetic():
     yield "a mean in us each", near(system["values"][PC], 400), system
     yield "GB/s", near(copy["values"][NATIVE], 1e-5) and near(copy["ratio"], 0.5), copy
     yield "times native", near(rows["native"]["ratio"], 2) and rows["native"]["verdict"] == table.MET, rows["native"]
-    yield "a gain is a least", near(rows["threads"]["ratio"], 0.8) and rows["threads"]["verdict"] == table.MISSED, rows["threads"]
-    yield "MiB are no share", rows["memory"]["verdict"] == table.MET and rows["start"]["verdict"] == table.MISSED, rows["memory"]
+    threads, memory, start = rows["threads"], rows["memory"], rows["start"]
+    yield "a gain is a least", near(threads["ratio"], 0.8) and threads["verdict"] == table.MISSED, threads
+    yield "MiB are no share", memory["verdict"] == table.MET and start["verdict"] == table.MISSED, memory
 
     record = sample()
     record.samples[XHYVE]["sort"] = [0.2 * 2 ** 6] * 3
@@ -104,7 +105,8 @@ def failures():
     record = sample()
     record.sums["fft"] = {"0" * 16: {XHYVE}, "1" * 16: {NATIVE, PC, MICROVM}}
     rows, _ = rows_of(record)
-    yield "a wrong sum fails its row and the mean", rows["fft"]["verdict"] == rows["float"]["verdict"] == table.FAILED, rows["fft"]
+    yield "a wrong sum fails its row and the mean", \
+        rows["fft"]["verdict"] == rows["float"]["verdict"] == table.FAILED, rows["fft"]
 
     record = sample()
     del record.samples[XHYVE]["sort"]
@@ -123,14 +125,16 @@ def failures():
     record.result(MICROVM, "avx2", "avx2", "avx2 lacks avx2\r\n", 0)
     record.samples[XHYVE]["avx2"] = [100] * 3
     rows, made = rows_of(record)
-    yield "what a processor lacks is left out", near(rows["float"]["ratio"], 0.5) and made.notes and not record.failures, rows["float"]
+    yield "what a processor lacks is left out", \
+        near(rows["float"]["ratio"], 0.5) and made.notes and not record.failures, rows["float"]
 
     record = sample()
     for column in (MICROVM, PC):
         del record.samples[column]
     rows, _ = rows_of(record)
-    yield "without QEMU there is no verdict on its share", rows["boot"]["verdict"] == rows["integer"]["verdict"] == "" and \
-        rows["native"]["verdict"] == table.MET, rows["integer"]
+    yield "without QEMU there is no verdict on its share", \
+        rows["boot"]["verdict"] == rows["integer"]["verdict"] == "" and rows["native"]["verdict"] == table.MET, \
+        rows["integer"]
 
     record = sample()
     del record.samples[XHYVE]["boot"]
