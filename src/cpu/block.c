@@ -125,6 +125,7 @@ void block_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
     uint64_t page = align_down(gpa, MEM_PAGE);
     uint32_t h = hash(page >> 12);
     struct block *next;
+    jit_invalidate(cpu, gpa, chunks);
     for (struct block *b = bc->by_page[h]; b; b = next) {
         next = b->by_page[hash(align_down(b->gpa, MEM_PAGE) >> 12) == h ? 0 : 1];
         bool first = align_down(b->gpa, MEM_PAGE) == page;
@@ -371,7 +372,8 @@ const struct op *block_enter(struct cpu *cpu)
 {
     struct block_cache *bc = cpu->blocks;
     struct jump_entry *e = jump_slot(cpu, cpu->rip);
-    if (e->rip == cpu->rip && e->key == jump_key(cpu)) {
+    uint64_t key = jump_key(cpu) | (jit_serves(cpu) ? JUMP_DISPATCHER : 0);
+    if (e->rip == cpu->rip && e->key == key) {
         cpu->reg[REG_IP] = cpu->rip - OP_OFF(e->op);
         bc->entered = bc->flushes;
         return e->op;
@@ -384,7 +386,7 @@ const struct op *block_enter(struct cpu *cpu)
     cpu->reg[REG_IP] = cpu->rip - OP_OFF(&b->ops[0]);
     if (flat && b->cached && !b->crosses) { /* else it must be looked up each time */
         e->rip = cpu->rip;
-        e->key = jump_key(cpu);
+        e->key = key;
         e->op = b->ops;
     }
     bc->entered = bc->flushes;
@@ -401,7 +403,7 @@ const struct op *block_goto_slow(struct cpu *cpu, const struct op *op, uint64_t 
     uint64_t entered = cpu->blocks->entered;
 
     cpu->rip = rip;
-    if (cpu_wanted(cpu) || (cpu->mode & MODE_STEP))
+    if (cpu_wanted(cpu) || (cpu->mode & MODE_STEP) || jit_serves(cpu))
         return NULL;
     const struct op *to = block_enter(cpu);
     const struct block *b = (const void *)((const char *)to - offsetof(struct block, ops));
@@ -416,7 +418,7 @@ const struct op *block_goto_slow(struct cpu *cpu, const struct op *op, uint64_t 
 const struct op *block_goto_indirect_slow(struct cpu *cpu, uint64_t rip)
 {
     cpu->rip = rip;
-    if (cpu_wanted(cpu) || (cpu->mode & MODE_STEP))
+    if (cpu_wanted(cpu) || (cpu->mode & MODE_STEP) || jit_serves(cpu))
         return NULL;
     return block_enter(cpu);
 }

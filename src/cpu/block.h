@@ -15,6 +15,7 @@
 #define XHYVE_CPU_BLOCK_H
 
 #include "cpu/cpu.h"
+#include "cpu/jit/jit.h"
 #include "cpu/mmu.h"
 
 #define BLOCK_MAX_OPS 64
@@ -27,6 +28,8 @@ struct block {
     uint64_t gpa_next;        /* page of the rest of an instruction that crosses a page */
     uint32_t bytes;           /* of code */
     bool crosses;             /* its one instruction does: gpa_next and chunks[1] count */
+    uint16_t runs;            /* times that it was interpreted, up to what makes it worth translating */
+    bool untranslatable;
     bool cached;              /* false: code outside RAM, to be run once: block_cache.uncached */
     struct block *by_key;     /* hash chain */
     struct block *by_page[2]; /* chains of the pages it lies in */
@@ -87,6 +90,9 @@ static inline bool cpu_wanted(const struct cpu *cpu)
 static inline uint32_t block_mode(const struct cpu *cpu) { return cpu->mode | (uint32_t)(cpu->cpl == 3) << 16; }
 
 static inline uint64_t jump_key(const struct cpu *cpu) { return (uint64_t)cpu->fetch_gen << 32 | block_mode(cpu); }
+
+/* Blocks that may be translated are not chained: the dispatcher counts their runs. Their jump entries are its own. */
+#define JUMP_DISPATCHER (UINT64_C(1) << 24)
 
 static inline struct jump_entry *jump_slot(const struct cpu *cpu, uint64_t rip)
 {

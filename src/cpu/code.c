@@ -159,6 +159,7 @@ void code_serve(struct cpu *cpu)
     if (overflow) {
         mmu_flush_all(cpu);
         block_flush(cpu);
+        jit_flush(cpu);
         cpu->code_epoch++;
     }
     for (unsigned i = 0; i < count && !overflow; i++) {

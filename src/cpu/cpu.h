@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "core/vcpu.h"
+#include "cpu/jit/words.h"
 #include "cpu/op.h"
 #include "util/log.h"
 #include "x86/cpuid.h"
@@ -20,6 +21,7 @@ struct os_alarm;
 struct block_cache; /* cpu/block.h */
 struct code_map;    /* cpu/code.h: which guest pages hold code, shared by a VM's CPUs */
 struct vec_cache;   /* cpu/interp/vec.h: native stubs */
+struct jit;         /* cpu/jit/jit.h */
 
 /* The guest's TSC counts nanoseconds of os_clock_ns(): 1 GHz. */
 #define SOFT_TSC_HZ UINT64_C(1000000000)
@@ -64,6 +66,8 @@ struct cpu {
     uint8_t cpl;
     bool long_mode;   /* EFER.LMA */
     bool rmw_pending; /* cpu/mmu.h: mmu_rmw_done() has work */
+    struct jit_words words;
+    struct jit *jit; /* NULL: everything is interpreted */
 
     /* -- system registers -- */
     struct x86_segment seg[SEG_COUNT];
@@ -166,7 +170,7 @@ static inline void cpu_select_tlb(struct cpu *cpu)
     cpu->tlb = &cpu->tlb_sets[mode];
 }
 
-/* cpu/run.c. Makes a CPU in power-up state on the vCPU's thread; NULL if out of memory. */
+/* cpu/run.c. Makes a CPU in power-up state on the vCPU's thread, without a translator; NULL if out of memory. */
 struct cpu *cpu_new(struct vcpu *, struct code_map *);
 void cpu_free(struct cpu *);
 /* Runs until an exit; see core/accel.h. */

@@ -22,6 +22,9 @@ enum mmu_access {
 
 /* cpu_new() and cpu_free(): the TLB sets and what belongs to them. -ENOMEM. */
 int mmu_init(struct cpu *);
+/* The same in memory of the caller's. */
+struct mmu;
+void mmu_place(struct cpu *, struct mmu *);
 void mmu_fini(struct cpu *);
 /* After a change of DR0-3 or DR7: data breakpoints keep their pages out of the TLB. */
 void mmu_debug_changed(struct cpu *);

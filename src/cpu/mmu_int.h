@@ -43,6 +43,7 @@ struct large_map {
 };
 
 struct mmu {
+    bool owned; /* by mmu_init() */
     struct tlb_set sets[TLB_MODES];
     uint8_t mark[TLB_FLAT];
     struct tlb_log local, global;

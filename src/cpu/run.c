@@ -6,27 +6,32 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/vm.h"
 #include "cpu/block.h"
 #include "cpu/code.h"
 #include "cpu/exc.h"
 #include "cpu/interp/vec.h"
+#include "cpu/jit/jit.h"
+#include "cpu/room.h"
 #include "os/alarm.h"
 #include "os/clock.h"
 
 struct cpu *cpu_new(struct vcpu *vcpu, struct code_map *code)
 {
-    struct cpu *cpu = NULL;
-    if (posix_memalign((void **)&cpu, 64, sizeof(*cpu)))
+    struct cpu_room *room = mmap(NULL, sizeof *room, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
         return NULL;
-    memset(cpu, 0, sizeof(*cpu));
+    mprotect(room->guard, sizeof room->guard, PROT_NONE);
+    struct cpu *cpu = &room->cpu;
     cpu->vcpu = vcpu;
     cpu->code = code;
     cpu->cpuid = vcpu->vm->cpuid;
     cpu->alarm_deadline = NO_DEADLINE;
-    if (mmu_init(cpu) || block_cache_new(&cpu->blocks) || vec_cache_new(&cpu->vec) ||
-        os_alarm_new(&cpu->alarm, &cpu->exit_request)) {
+    mmu_place(cpu, &room->mmu);
+    if (block_cache_new(&cpu->blocks) || vec_cache_new(&cpu->vec) || os_alarm_new(&cpu->alarm, &cpu->exit_request)) {
         cpu_free(cpu);
         return NULL;
     }
@@ -44,8 +49,9 @@ void cpu_free(struct cpu *cpu)
         os_alarm_free(cpu->alarm);
     vec_cache_free(cpu->vec);
     block_cache_free(cpu->blocks);
+    jit_free(cpu);
     mmu_fini(cpu);
-    free(cpu);
+    munmap(CONTAINER_OF(cpu, struct cpu_room, cpu), sizeof(struct cpu_room));
 }
 
 /* -- between blocks -- */
@@ -224,8 +230,12 @@ static bool turn(struct cpu *cpu, enum vcpu_exit *out)
     if (must_step(cpu)) {
         check_breakpoints(cpu);
         run_one(cpu);
-    } else {
+    } else if (!jit_serves(cpu)) {
         run_ops(cpu, block_enter(cpu));
+    } else if (!jit_run(cpu)) {
+        const struct op *op = block_enter(cpu);
+        jit_count(cpu, (struct block *)(uintptr_t)((const char *)op - offsetof(struct block, ops)));
+        run_ops(cpu, op);
     }
     return false;
 }

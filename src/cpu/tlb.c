@@ -15,6 +15,7 @@
 
 #include "cpu/block.h"
 #include "cpu/exc.h"
+#include "cpu/jit/jit.h"
 
 static struct tlb_entry *flat(struct mmu *m) { return &m->sets[0].r[0]; }
 
@@ -35,18 +36,24 @@ int mmu_init(struct cpu *cpu)
     if (!m)
         return -ENOMEM;
     memset(m, 0, sizeof *m);
+    mmu_place(cpu, m);
+    m->owned = true;
+    return 0;
+}
+
+void mmu_place(struct cpu *cpu, struct mmu *m)
+{
     for (unsigned at = 0; at < TLB_FLAT; at++)
         empty(m, at);
     m->itlb_gen[0] = m->itlb_gen[1] = 1;
     m->mem = &cpu->vcpu->vm->mem;
     cpu->tlb_sets = m->sets;
     cpu->tlb = &m->sets[TLB_KERNEL];
-    return 0;
 }
 
 void mmu_fini(struct cpu *cpu)
 {
-    if (cpu->tlb_sets)
+    if (cpu->tlb_sets && mmu_of(cpu)->owned)
         free(mmu_of(cpu));
     cpu->tlb_sets = NULL;
     cpu->tlb = NULL;
@@ -158,6 +165,7 @@ void mmu_flush_nonglobal(struct cpu *cpu)
     m->local.n = 0;
     m->itlb_gen[0]++;
     next_fetch_gen(cpu);
+    jit_unmap(cpu);
 }
 
 void mmu_flush_all(struct cpu *cpu)
@@ -179,6 +187,7 @@ void mmu_flush_all(struct cpu *cpu)
         m->large_any = false;
     }
     next_fetch_gen(cpu);
+    jit_unmap(cpu);
 }
 
 /* Drops what lies in the 2^shift bytes around lin. */
@@ -211,8 +220,10 @@ void mmu_flush_page(struct cpu *cpu, uint64_t lin)
             drop_region(m, &m->global, lin, shift);
             m->itlb_gen[0]++;
             m->itlb_gen[1]++;
+            jit_unmap(cpu);
         }
     }
+    jit_unmap_page(cpu, lin);
     m->itlb[lin >> 12 & (ITLB_ENTRIES - 1)].key = 0;
     next_fetch_gen(cpu);
 }

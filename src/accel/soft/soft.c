@@ -12,6 +12,7 @@
 #include "cpu/code.h"
 #include "cpu/cpu.h"
 #include "cpu/features.h"
+#include "cpu/jit/jit.h"
 #include "util/log.h"
 
 static int soft_probe(char *why, size_t n)
@@ -44,8 +45,11 @@ static void soft_vm_fini(struct vm *vm)
 
 static int soft_vcpu_init(struct vcpu *vcpu)
 {
-    vcpu->accel = cpu_new(vcpu, vcpu->vm->accel_vm);
-    return vcpu->accel ? 0 : -ENOMEM;
+    struct cpu *cpu = vcpu->accel = cpu_new(vcpu, vcpu->vm->accel_vm);
+    if (!cpu)
+        return -ENOMEM;
+    int err = jit_new(cpu);
+    return err == -ENOTSUP ? 0 : err;
 }
 
 static void soft_vcpu_fini(struct vcpu *vcpu)
@@ -72,6 +76,7 @@ static int soft_set_cpuid(struct vcpu *vcpu, const struct cpuid_table *table)
     struct cpu *cpu = vcpu->accel;
     cpu->cpuid = table;
     block_flush(cpu); /* what is an instruction depends on it */
+    jit_flush(cpu);
     return 0;
 }
 

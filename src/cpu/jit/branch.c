@@ -1,0 +1,178 @@
+/*
+ * The ends of blocks: jumps, calls, returns, and the ways out of generated code.
+ *
+ * A direct way out is a jump whose displacement is patched once its target has
+ * code (cache.c). An indirect one looks its target up in a table; what the
+ * table does not have is left to the interpreter as if the instruction had not
+ * begun, so that it raises what it raises.
+ */
+#include "cpu/jit/int.h"
+
+#include "cpu/mmu_int.h"
+
+static bool is_jcc(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_JB:
+    case ZYDIS_MNEMONIC_JBE:
+    case ZYDIS_MNEMONIC_JL:
+    case ZYDIS_MNEMONIC_JLE:
+    case ZYDIS_MNEMONIC_JNB:
+    case ZYDIS_MNEMONIC_JNBE:
+    case ZYDIS_MNEMONIC_JNL:
+    case ZYDIS_MNEMONIC_JNLE:
+    case ZYDIS_MNEMONIC_JNO:
+    case ZYDIS_MNEMONIC_JNP:
+    case ZYDIS_MNEMONIC_JNS:
+    case ZYDIS_MNEMONIC_JNZ:
+    case ZYDIS_MNEMONIC_JO:
+    case ZYDIS_MNEMONIC_JP:
+    case ZYDIS_MNEMONIC_JS:
+    case ZYDIS_MNEMONIC_JZ: return true;
+    default: return false;
+    }
+}
+
+bool tr_is_branch(const struct insn *in) { return in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE; }
+
+void tr_goto(struct tr *t, uint64_t rip)
+{
+    uint8_t *site = e_jmp32(&t->e);
+    t->way[t->nways].site = site;
+    t->way[t->nways++].exit = jit_exit_add(t->jit, t->b, rip);
+}
+
+static void goto_if(struct tr *t, unsigned cc, uint64_t rip)
+{
+    uint8_t *site = e_jcc32(&t->e, cc);
+    t->way[t->nways].site = site;
+    t->way[t->nways++].exit = jit_exit_add(t->jit, t->b, rip);
+}
+
+void tr_interp_if(struct tr *t, unsigned cc)
+{
+    t->interp[t->ninterp++] = (struct jit_interp_exit){e_jcc32(&t->e, cc), t->rip};
+}
+
+void tr_interp(struct tr *t) { t->interp[t->ninterp++] = (struct jit_interp_exit){e_jmp32(&t->e), t->rip}; }
+
+void tr_ways_out(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const uint8_t *rw = t->jit->mem.rw;
+    for (unsigned i = 0; i < t->ninterp; i++) {
+        e_join32(t->interp[i].jump, e->p);
+        e_mov_imm(e, H_15, t->interp[i].rip);
+        e_jmp_to(e, rw + t->jit->leave_interp);
+    }
+    for (unsigned i = 0; i < t->nways; i++) {
+        struct jit_exit *x = &t->jit->exits[t->way[i].exit];
+        x->site = jit_offset(t->jit, t->way[i].site);
+        x->stub = jit_offset(t->jit, e->p);
+        e_join32(t->way[i].site, e->p);
+        e_mov_imm(e, H_15, x->rip);
+        e_store_imm32(e, CTX(words.link), t->way[i].exit);
+        e_jmp_to(e, rw + t->jit->leave_link);
+    }
+}
+
+/* r15: where to. On a hit r10 is eight times... the place of the table's entry is [rsp + 8 * r10 + table]. */
+static int32_t look_up(struct tr *t)
+{
+    struct emit *e = &t->e;
+    int32_t table = ROOM_OFFSET(jit.jump) + (int32_t)(t->b->class * sizeof(struct jit_jump) * JIT_JUMPS);
+    e_pext(e, H_CX, H_15, CTX(words.jump_mask));
+    e_lea(e, H_10, at_index(H_CX, H_CX, 0, 0));
+    e_load(e, H_CX, at_index(H_CTX, H_10, 3, table));
+    e_lea(e, H_CX, at_index(H_CX, H_15, 0, 0));
+    uint8_t *hit = e_jrcxz(e);
+    tr_interp(t);
+    e_join8(hit, e->p);
+    return table + 8;
+}
+
+static void jump_hit(struct tr *t, int32_t code) { e_op_mem(&t->e, false, 0xff, 4, at_index(H_CTX, H_10, 3, code)); }
+
+/* The target of an indirect jump or call to r15. */
+static void load_target(struct tr *t)
+{
+    const ZydisDecodedOperand *o = &t->in->op[0];
+    if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+        tr_load_guest(t, H_15, (unsigned)(o->reg.value - ZYDIS_REGISTER_RAX));
+    } else {
+        tr_ea(t, o);
+        tr_check(t, 8, false, 1);
+        e_load(&t->e, H_15, HOST_OPERAND);
+    }
+}
+
+static void push_return(struct tr *t)
+{
+    struct emit *e = &t->e;
+    e_lea(e, H_15, at(G_SP, -8));
+    tr_check(t, 8, true, 1);
+    if ((int64_t)t->next == (int32_t)t->next) {
+        e_op_mem(e, true, 0xc7, 0, HOST_OPERAND);
+        e32(e, (uint32_t)t->next);
+    } else {
+        e_mov_imm(e, H_CX, t->next);
+        e_store(e, H_CX, HOST_OPERAND);
+    }
+    e_lea(e, G_SP, at(G_SP, -8));
+}
+
+static bool ret(struct tr *t)
+{
+    struct emit *e = &t->e;
+    int32_t drop = 8;
+    if (t->in->z.operand_count_visible)
+        drop += (int32_t)t->in->op[0].imm.value.u;
+    e_mov(e, H_15, G_SP);
+    tr_check(t, 8, false, 1);
+    e_load(e, H_15, HOST_OPERAND);
+    int32_t code = look_up(t);
+    e_lea(e, G_SP, at(G_SP, drop));
+    jump_hit(t, code);
+    return true;
+}
+
+bool tr_branch(struct tr *t)
+{
+    const struct insn *in = t->in;
+    const ZydisDecodedOperand *o = &in->op[0];
+    bool relative = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative;
+    uint64_t target = relative ? t->next + o->imm.value.u : 0;
+
+    if (in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || in->z.operand_width != 64 ||
+        (relative && !mmu_canonical(target)))
+        return false;
+    if (is_jcc(in->z.mnemonic)) {
+        goto_if(t, in->z.opcode & 15, target);
+        tr_goto(t, t->next);
+        return true;
+    }
+    switch (in->z.mnemonic) {
+    case ZYDIS_MNEMONIC_JMP:
+        if (relative) {
+            tr_goto(t, target);
+        } else {
+            load_target(t);
+            jump_hit(t, look_up(t));
+        }
+        return true;
+    case ZYDIS_MNEMONIC_CALL:
+        if (relative) {
+            push_return(t);
+            tr_goto(t, target);
+        } else {
+            load_target(t);
+            e_load(&t->e, H_CX, at_index(H_CTX, H_10, 3, look_up(t)));
+            e_store(&t->e, H_CX, CTX(words.tmp));
+            push_return(t);
+            e_op_mem(&t->e, false, 0xff, 4, CTX(words.tmp));
+        }
+        return true;
+    case ZYDIS_MNEMONIC_RET: return ret(t);
+    default: return false;
+    }
+}

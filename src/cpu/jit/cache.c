@@ -1,0 +1,339 @@
+/*
+ * The code cache: blocks by address, the joins between them, and what happens
+ * when guest code or its mapping changes.
+ *
+ * Code is made for one linear page at one physical page in one mode; such a
+ * triple has an id. The table jit_tables.page says which id each linear page
+ * has now, and a jump from another page asks it (the guarded entry): so code
+ * and joins survive changes of the address space.
+ *
+ * When the cache or a table is full everything is thrown away.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "core/vm.h"
+#include "cpu/block.h"
+#include "cpu/flags.h"
+#include "cpu/jit/int.h"
+
+#define CACHE_SIZE MiB(32)
+#define MAX_BLOCKS (256 * 1024)
+#define MAX_EXITS (512 * 1024)
+#define MAX_CODE_PAGES (64 * 1024)
+#define HASH_BITS 16
+#define HASH_SIZE (1u << HASH_BITS)
+#define THRESHOLD 8 /* times that a block is interpreted before it is translated */
+
+static uint32_t hash(uint64_t v) { return (uint32_t)(v * UINT64_C(0x9e3779b97f4a7c15) >> (64 - HASH_BITS)); }
+
+static struct jit_tables *tables_of(const struct jit *jit)
+{
+    return &CONTAINER_OF(jit->cpu, struct cpu_room, cpu)->jit;
+}
+
+uint32_t jit_offset(const struct jit *jit, const uint8_t *rw) { return (uint32_t)(rw - jit->mem.rw); }
+
+/* -- life -- */
+
+static void *reserve(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static void clear_jumps(struct jit *jit)
+{
+    struct jit_tables *tables = tables_of(jit);
+    /* No RIP is the negative of this: an address in the middle of nowhere. */
+    for (unsigned class = 0; class < JIT_CLASSES; class ++)
+        for (unsigned i = 0; i < JIT_JUMPS; i++)
+            tables->jump[class][i] = (struct jit_jump){.neg_rip = UINT64_C(1) << 62, .code = NULL};
+}
+
+static bool host_can(void)
+{
+#ifdef __x86_64__
+    return __builtin_cpu_supports("bmi2");
+#else
+    return false;
+#endif
+}
+
+int jit_new(struct cpu *cpu)
+{
+    if (!host_can())
+        return -ENOTSUP;
+    struct jit *jit = calloc(1, sizeof *jit);
+    if (!jit)
+        return -ENOMEM;
+    jit->cpu = cpu;
+    cpu->jit = jit;
+    int err = os_jitmem_new(&jit->mem, CACHE_SIZE);
+    jit->blocks = reserve(MAX_BLOCKS * sizeof *jit->blocks);
+    jit->exits = reserve(MAX_EXITS * sizeof *jit->exits);
+    jit->pages = reserve(MAX_CODE_PAGES * sizeof *jit->pages);
+    jit->by_key = reserve(HASH_SIZE * sizeof *jit->by_key);
+    jit->by_page = reserve(HASH_SIZE * sizeof *jit->by_page);
+    jit->page_hash = reserve(HASH_SIZE * sizeof *jit->page_hash);
+    if (err || !jit->blocks || !jit->exits || !jit->pages || !jit->by_key || !jit->by_page || !jit->page_hash) {
+        jit_free(cpu);
+        return err ? err : -ENOMEM;
+    }
+    struct jit_words *w = &cpu->words;
+    w->index_mask = (uint64_t)(TLB_ENTRIES - 1) << 12;
+    for (unsigned i = 0; i < 6; i++)
+        w->page_mask[i] = ~UINT64_C(0xfff) | ((1u << i) - 1);
+    w->jump_mask = JIT_JUMPS - 1;
+    w->arith_mask = RFL_ARITH;
+    jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */
+    clear_jumps(jit);
+    jit_stubs(jit);
+    return 0;
+}
+
+static void release(void *p, size_t size)
+{
+    if (p)
+        munmap(p, size);
+}
+
+void jit_free(struct cpu *cpu)
+{
+    struct jit *jit = cpu->jit;
+    if (!jit)
+        return;
+    cpu->jit = NULL;
+    os_jitmem_free(&jit->mem);
+    release(jit->blocks, MAX_BLOCKS * sizeof *jit->blocks);
+    release(jit->exits, MAX_EXITS * sizeof *jit->exits);
+    release(jit->pages, MAX_CODE_PAGES * sizeof *jit->pages);
+    release(jit->by_key, HASH_SIZE * sizeof *jit->by_key);
+    release(jit->by_page, HASH_SIZE * sizeof *jit->by_page);
+    release(jit->page_hash, HASH_SIZE * sizeof *jit->page_hash);
+    free(jit);
+}
+
+const struct jit_stats *jit_stats(const struct jit *jit) { return &jit->stats; }
+
+void jit_flush(struct cpu *cpu)
+{
+    struct jit *jit = cpu->jit;
+    if (!jit)
+        return;
+    memset(jit->by_key, 0, HASH_SIZE * sizeof *jit->by_key);
+    memset(jit->by_page, 0, HASH_SIZE * sizeof *jit->by_page);
+    memset(jit->page_hash, 0, HASH_SIZE * sizeof *jit->page_hash);
+    jit->used = jit->fixed;
+    jit->nblocks = jit->nexits = jit->npages = 1;
+    clear_jumps(jit);
+    jit_unmap(cpu);
+    jit->stats.flushes++;
+}
+
+/* -- pages -- */
+
+static uint32_t page_id(struct jit *jit, uint64_t lin, uint64_t gpa, uint32_t mode)
+{
+    uint32_t *head = &jit->page_hash[hash(lin * 31 + gpa + mode)];
+    for (uint32_t i = *head; i; i = jit->pages[i].next)
+        if (jit->pages[i].lin == lin && jit->pages[i].gpa == gpa && jit->pages[i].mode == mode)
+            return i;
+    if (jit->npages == MAX_CODE_PAGES)
+        return 0;
+    uint32_t id = jit->npages++;
+    jit->pages[id] = (struct jit_page){.lin = lin, .gpa = gpa, .mode = mode, .next = *head};
+    *head = id;
+    return id;
+}
+
+static void map_page(struct jit *jit, uint32_t class, uint64_t lin, uint32_t id)
+{
+    struct jit_tables *tables = tables_of(jit);
+    uint32_t slot = jit_page_slot(lin);
+    uint32_t *p = &tables->page[class][slot];
+    if (*p == id)
+        return;
+    if (!*p) {
+        if (tables->nfilled == JIT_CLASSES * JIT_PAGES)
+            jit_unmap(jit->cpu);
+        tables->filled[tables->nfilled++] = (uint16_t)(class * JIT_PAGES + slot);
+    }
+    *p = id;
+}
+
+void jit_unmap(struct cpu *cpu)
+{
+    if (!cpu->jit)
+        return;
+    struct jit_tables *tables = tables_of(cpu->jit);
+    for (uint32_t i = 0; i < tables->nfilled; i++)
+        tables->page[0][tables->filled[i]] = 0;
+    tables->nfilled = 0;
+}
+
+void jit_unmap_page(struct cpu *cpu, uint64_t lin)
+{
+    if (!cpu->jit)
+        return;
+    struct jit_tables *tables = tables_of(cpu->jit);
+    for (unsigned class = 0; class < JIT_CLASSES; class ++)
+        tables->page[class][jit_page_slot(lin >> 12)] = 0;
+}
+
+/* -- blocks -- */
+
+static uint64_t key_of(uint32_t id, uint64_t rip) { return (uint64_t)id << 12 | (rip & 0xfff); }
+
+struct jit_block *jit_block_add(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class)
+{
+    struct jit_block *b = &jit->blocks[jit->nblocks];
+    *b = (struct jit_block){.rip = rip, .gpa = gpa, .id = id, .class = class};
+    return b;
+}
+
+uint32_t jit_exit_add(struct jit *jit, struct jit_block *b, uint64_t rip)
+{
+    uint32_t n = jit->nexits++;
+    jit->exits[n] = (struct jit_exit){.rip = rip};
+    if ((rip ^ b->rip) >> 12 == 0)
+        jit->exits[n].entry = rip > jit->tr.rip ? ENTRY_BODY : ENTRY_CHECKED;
+    return n;
+}
+
+void jit_block_insert(struct jit *jit, struct jit_block *b)
+{
+    uint32_t n = jit->nblocks++, *key = &jit->by_key[hash(key_of(b->id, b->rip))],
+             *page = &jit->by_page[hash(b->gpa >> 12)];
+    b->by_key = *key;
+    *key = n;
+    b->by_page = *page;
+    *page = n;
+}
+
+static struct jit_block *find(const struct jit *jit, uint32_t id, uint64_t rip)
+{
+    for (uint32_t n = jit->by_key[hash(key_of(id, rip))]; n; n = jit->blocks[n].by_key)
+        if (jit->blocks[n].id == id && jit->blocks[n].rip == rip && !jit->blocks[n].dead)
+            return &jit->blocks[n];
+    return NULL;
+}
+
+static void patch_jump(struct jit *jit, uint32_t site, uint32_t to) { e_join32(jit->mem.rw + site, jit->mem.rw + to); }
+
+/* From now on exit n goes straight to the block. */
+static void join(struct jit *jit, uint32_t n, struct jit_block *to)
+{
+    struct jit_exit *x = &jit->exits[n];
+    if (x->to || x->rip != to->rip)
+        return;
+    x->to = (uint32_t)(to - jit->blocks);
+    x->next = to->in;
+    to->in = n;
+    patch_jump(jit, x->site, x->entry == ENTRY_BODY ? to->body : x->entry == ENTRY_CHECKED ? to->checked : to->guarded);
+    jit->stats.links++;
+}
+
+static void retire(struct jit *jit, struct jit_block *b)
+{
+    const uint32_t entry[] = {b->guarded, b->checked, b->body};
+    for (uint32_t n = b->in; n; n = jit->exits[n].next) {
+        patch_jump(jit, jit->exits[n].site, jit->exits[n].stub);
+        jit->exits[n].to = 0;
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        struct emit e = {.p = jit->mem.rw + entry[i]};
+        e_jmp_to(&e, jit->mem.rw + b->away);
+    }
+    b->in = 0;
+    b->dead = true;
+    jit->stats.dropped++;
+}
+
+void jit_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
+{
+    struct jit *jit = cpu->jit;
+    if (!jit)
+        return;
+    uint32_t *p = &jit->by_page[hash(gpa >> 12)];
+    while (*p) {
+        struct jit_block *b = &jit->blocks[*p];
+        if (b->gpa >> 12 == gpa >> 12 && (b->chunks & chunks)) {
+            retire(jit, b);
+            *p = b->by_page;
+        } else {
+            p = &b->by_page;
+        }
+    }
+}
+
+/* -- running -- */
+
+static bool full(const struct jit *jit)
+{
+    return jit->used + JIT_ROOM > jit->mem.size || jit->nblocks == MAX_BLOCKS || jit->nexits + 8 > MAX_EXITS;
+}
+
+static uint32_t class_of(const struct cpu *cpu) { return (uint32_t)(cpu->tlb - cpu->tlb_sets); }
+
+/* The code at cpu->rip, made known to the tables; NULL if there is none. May raise. */
+static struct jit_block *look_up(struct cpu *cpu)
+{
+    struct jit *jit = cpu->jit;
+    cpu->op = NULL;
+    uint64_t gpa = mmu_fetch(cpu, cpu->rip);
+    uint32_t class = class_of(cpu), id = page_id(jit, cpu->rip >> 12, gpa >> 12, class);
+    if (!id)
+        return NULL;
+    map_page(jit, class, cpu->rip >> 12, id);
+    struct jit_block *b = find(jit, id, cpu->rip);
+    if (b)
+        tables_of(jit)->jump[class][cpu->rip & (JIT_JUMPS - 1)] = (struct jit_jump){.neg_rip = -cpu->rip,
+                                                                                    .code = jit->mem.rx + b->guarded};
+    return b;
+}
+
+bool jit_run(struct cpu *cpu)
+{
+    struct jit *jit = cpu->jit;
+    struct jit_words *w = &cpu->words;
+    uint32_t link = 0;
+    for (;;) {
+        struct jit_block *b = look_up(cpu);
+        if (!b)
+            return false;
+        if (link)
+            join(jit, link, b);
+        uint32_t f = cpu_rflags(cpu);
+        w->flags = (uint16_t)((f & 0xff) << 8 | (f >> 11 & 1));
+        jit->stats.enters++;
+        jit_enter(jit, b->body);
+        cpu_set_arith_flags(cpu, (uint32_t)(w->flags >> 8) | (uint32_t)(w->flags & 1) << 11);
+        cpu->rip = w->rip;
+        if (w->reason == JIT_INTERP) {
+            jit->stats.interps++;
+            return false;
+        }
+        if (atomic_load_explicit(&cpu->exit_request, memory_order_relaxed))
+            return true;
+        link = w->reason == JIT_LINK ? w->link : 0;
+    }
+}
+
+void jit_count(struct cpu *cpu, struct block *b)
+{
+    struct jit *jit = cpu->jit;
+    if (b->untranslatable || !b->cached || b->crosses || (b->runs < THRESHOLD && ++b->runs < THRESHOLD))
+        return;
+    if (full(jit))
+        jit_flush(cpu);
+    uint64_t gpa = b->gpa;
+    uint32_t class = class_of(cpu), id = page_id(jit, cpu->rip >> 12, gpa >> 12, class);
+    if (!id) {
+        jit_flush(cpu);
+        id = page_id(jit, cpu->rip >> 12, gpa >> 12, class);
+    }
+    if (!find(jit, id, cpu->rip))
+        b->untranslatable = !jit_translate(jit, cpu->rip, gpa, id, class);
+}

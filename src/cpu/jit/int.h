@@ -1,0 +1,175 @@
+/* What the files of src/cpu/jit share; nobody else includes this. */
+#ifndef XHYVE_CPU_JIT_INT_H
+#define XHYVE_CPU_JIT_INT_H
+
+#include "cpu/cpu.h"
+#include "cpu/jit/emit.h"
+#include "cpu/jit/jit.h"
+#include "cpu/jit/tables.h"
+#include "cpu/room.h"
+#include "os/jitmem.h"
+#include "x86/decode.h"
+
+/* Where guest registers live in generated code; H_NONE: in the context, at cpu->reg[n]. */
+static inline int host_of(unsigned guest)
+{
+    static const int8_t map[16] = {H_AX, H_11, H_DX,   H_BX,   H_14, H_BP, H_SI,   H_DI,
+                                   H_8,  H_9,  H_NONE, H_NONE, H_12, H_13, H_NONE, H_NONE};
+    return map[guest];
+}
+#define G_CX H_11
+#define G_SP H_14
+
+/* Offsets from the context, that is from the host's rsp. */
+#define ROOM_OFFSET(member) ((int32_t)(offsetof(struct cpu_room, member) - offsetof(struct cpu_room, cpu)))
+#define CTX(member) at(H_CTX, (int32_t)offsetof(struct cpu, member))
+#define CTX_REG(n) at(H_CTX, (int32_t)(offsetof(struct cpu, reg) + 8 * (n)))
+
+static inline int32_t tlb_offset(unsigned class, bool write)
+{
+    return ROOM_OFFSET(mmu.sets) +
+           (int32_t)(class * sizeof(struct tlb_set) + (write ? sizeof(struct tlb_entry) * TLB_ENTRIES : 0));
+}
+
+#define JIT_MAX_INSNS 64
+#define JIT_ROOM (32 * 1024) /* of code that the largest block may need */
+
+/* One block of generated code. */
+struct jit_block {
+    uint64_t rip, gpa;
+    uint32_t id;                           /* of its page: see struct jit_page */
+    uint32_t class;                        /* enum tlb_mode */
+    uint64_t chunks;                       /* 64-byte chunks of its page that it was made from */
+    uint32_t guarded, checked, body, away; /* offsets in the cache: entries, and where a void block sends who comes */
+    uint32_t exit, nexits;                 /* its exits */
+    uint32_t in;                           /* exits of others that lead here: a chain, 0 ends it */
+    uint32_t by_key, by_page;              /* hash chains, 0 ends them */
+    bool dead;
+};
+
+/* A direct way out of a block. */
+struct jit_exit {
+    uint64_t rip;
+    uint32_t site; /* offset of the jump's displacement */
+    uint32_t stub; /* offset of where it leads as long as it is not joined */
+    uint32_t to;   /* block, 0: not joined */
+    uint32_t next; /* in the chain of that block's `in` */
+    uint8_t entry; /* enum jit_entry: of the target's */
+};
+
+/* Where a jump may enter. Not guarded: from the same page. Not checked: forward, so that no loop is without a check. */
+enum jit_entry { ENTRY_GUARDED, ENTRY_CHECKED, ENTRY_BODY };
+
+/* A page of code as it was found: the same linear page at the same physical page in the same mode. */
+struct jit_page {
+    uint64_t lin, gpa; /* page numbers */
+    uint32_t mode, next;
+};
+
+/* -- while a block is being translated -- */
+
+/* A TLB check that may miss: its cold part. */
+struct jit_slow {
+    uint8_t *jump;  /* displacement of the jump to it */
+    uint8_t *retry; /* where to look again */
+    uint64_t rip;   /* of the instruction */
+    uint8_t size;
+    bool write, live, align;
+};
+
+struct jit_interp_exit {
+    uint8_t *jump;
+    uint64_t rip;
+};
+
+struct tr {
+    struct emit e;
+    struct jit *jit;
+    struct cpu *cpu;
+    struct jit_block *b;
+    const struct insn *in;      /* the current instruction */
+    uint64_t rip, next;         /* its address, and the next one's */
+    uint16_t live_in, live_out; /* flags needed before and after it */
+    unsigned nslow, ninterp, nways;
+    struct jit_slow slow[2 * JIT_MAX_INSNS];
+    struct jit_interp_exit interp[2 * JIT_MAX_INSNS];
+    struct {
+        uint8_t *site;
+        uint32_t exit;
+    } way[4];
+    uint8_t *away[2]; /* jumps of the entries */
+    unsigned done;    /* the instruction that could not be emitted */
+};
+
+struct jit {
+    struct cpu *cpu;
+    struct os_jitmem mem;
+    uint32_t used, fixed;                            /* bytes of the cache: in all, and by the stubs that stay */
+    uint32_t enter, leave, leave_link, leave_interp; /* offsets of stubs */
+    uint32_t fill[JIT_CLASSES][2][2];                /* [write][flags live] */
+
+    struct jit_block *blocks;
+    struct jit_exit *exits;
+    struct jit_page *pages;
+    uint32_t nblocks, nexits, npages;
+    uint32_t *by_key, *by_page, *page_hash;
+    uint32_t class_mode[JIT_CLASSES]; /* cpu->mode that the jump table of each class is for */
+
+    struct jit_stats stats;
+    struct insn insn[JIT_MAX_INSNS];
+    uint8_t bytes[4096];
+    struct tr tr;
+};
+
+static inline uint32_t jit_page_slot(uint64_t lin_page)
+{
+    return (uint32_t)(lin_page * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (JIT_PAGES - 1);
+}
+
+/* cache.c */
+uint32_t jit_offset(const struct jit *, const uint8_t *rw);
+struct jit_block *jit_block_add(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class);
+uint32_t jit_exit_add(struct jit *, struct jit_block *, uint64_t rip);
+void jit_block_insert(struct jit *, struct jit_block *);
+
+/* stubs.c: the code that is always there. */
+void jit_stubs(struct jit *);
+void jit_enter(struct jit *, uint32_t code);
+
+/* translate.c: the block at (rip, gpa) in cpu's mode; NULL if its first instruction is for the interpreter. */
+struct jit_block *jit_translate(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class);
+
+/* mem.c: after it [r10 + r15] is the host address of the operand; rcx is free. False: not possible here. */
+#define HOST_OPERAND at_index(H_10, H_15, 0, 0)
+void tr_ea(struct tr *, const ZydisDecodedOperand *mem); /* the linear address to r15 */
+void tr_check(struct tr *, unsigned size, bool write, unsigned align);
+void tr_slow_paths(struct tr *);
+void tr_load_guest(struct tr *, unsigned host, unsigned guest);
+void tr_store_guest(struct tr *, unsigned guest, unsigned host);
+
+/* rewrite.c: the instruction again, with other registers and its memory operand at `mem`. */
+struct rewrite {
+    int reg, rm, vvvv;      /* host registers in the place of the guest's; H_NONE: none there, keep the field */
+    const struct addr *mem; /* or NULL */
+};
+void rewrite_insn(struct emit *, const struct insn *, const struct rewrite *);
+
+/* integer.c: false if it is for the interpreter (nothing emitted). */
+bool tr_integer(struct tr *);
+/* branch.c: the ends of blocks; false if it is not one of its. */
+bool tr_branch(struct tr *);
+bool tr_is_branch(const struct insn *);
+void tr_goto(struct tr *, uint64_t rip);
+/* Leaves for the interpreter at the current instruction: if the condition holds, or in any case. */
+void tr_interp_if(struct tr *, unsigned cc);
+void tr_interp(struct tr *);
+/* The cold parts of all these. */
+void tr_ways_out(struct tr *);
+
+/* flags.c */
+struct flag_use {
+    uint16_t needs, kills;
+};
+struct flag_use flag_use_of(const struct insn *);
+
+#endif

@@ -1,0 +1,557 @@
+/*
+ * General-purpose instructions (SDM vol. 2): most are run as they are, with
+ * other registers and with the host address of their memory operand.
+ */
+#include "cpu/jit/int.h"
+
+#include "x86/cpuid.h"
+
+/* How an instruction is done. */
+enum way {
+    WAY_NONE,  /* by the interpreter */
+    WAY_PLAIN, /* again, operands replaced */
+    WAY_NOP,   /* by nothing */
+    WAY_CL,    /* a shift: the count is in CL */
+    WAY_LEA,
+    WAY_DIV,
+    WAY_IDIV,
+    WAY_PUSH,
+    WAY_POP,
+    WAY_LEAVE,
+    WAY_PUSHF,
+    WAY_CX16, /* CMPXCHG8B, CMPXCHG16B: ECX is an operand */
+};
+
+static bool count_in_cl(const struct insn *in)
+{
+    const ZydisDecodedOperand *o = &in->op[in->z.operand_count_visible - 1];
+    return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value == ZYDIS_REGISTER_CL &&
+           o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_REG && o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM;
+}
+
+static enum way feature(const struct tr *t, unsigned f) { return cpuid_has(t->cpu->cpuid, f) ? WAY_PLAIN : WAY_NONE; }
+
+static enum way way_of(const struct tr *t)
+{
+    const struct insn *in = t->in;
+    switch (in->z.mnemonic) {
+    case ZYDIS_MNEMONIC_ADC:
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_AND:
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR:
+    case ZYDIS_MNEMONIC_BSWAP:
+    case ZYDIS_MNEMONIC_CBW:
+    case ZYDIS_MNEMONIC_CDQ:
+    case ZYDIS_MNEMONIC_CDQE:
+    case ZYDIS_MNEMONIC_CLC:
+    case ZYDIS_MNEMONIC_CMC:
+    case ZYDIS_MNEMONIC_CMP:
+    case ZYDIS_MNEMONIC_CMPXCHG:
+    case ZYDIS_MNEMONIC_CMOVB:
+    case ZYDIS_MNEMONIC_CMOVBE:
+    case ZYDIS_MNEMONIC_CMOVL:
+    case ZYDIS_MNEMONIC_CMOVLE:
+    case ZYDIS_MNEMONIC_CMOVNB:
+    case ZYDIS_MNEMONIC_CMOVNBE:
+    case ZYDIS_MNEMONIC_CMOVNL:
+    case ZYDIS_MNEMONIC_CMOVNLE:
+    case ZYDIS_MNEMONIC_CMOVNO:
+    case ZYDIS_MNEMONIC_CMOVNP:
+    case ZYDIS_MNEMONIC_CMOVNS:
+    case ZYDIS_MNEMONIC_CMOVNZ:
+    case ZYDIS_MNEMONIC_CMOVO:
+    case ZYDIS_MNEMONIC_CMOVP:
+    case ZYDIS_MNEMONIC_CMOVS:
+    case ZYDIS_MNEMONIC_CMOVZ:
+    case ZYDIS_MNEMONIC_CQO:
+    case ZYDIS_MNEMONIC_CWD:
+    case ZYDIS_MNEMONIC_CWDE:
+    case ZYDIS_MNEMONIC_DEC:
+    case ZYDIS_MNEMONIC_IMUL:
+    case ZYDIS_MNEMONIC_INC:
+    case ZYDIS_MNEMONIC_LAHF:
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_MOVSX:
+    case ZYDIS_MNEMONIC_MOVSXD:
+    case ZYDIS_MNEMONIC_MOVZX:
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_NEG:
+    case ZYDIS_MNEMONIC_NOT:
+    case ZYDIS_MNEMONIC_OR:
+    case ZYDIS_MNEMONIC_SAHF:
+    case ZYDIS_MNEMONIC_SBB:
+    case ZYDIS_MNEMONIC_SETB:
+    case ZYDIS_MNEMONIC_SETBE:
+    case ZYDIS_MNEMONIC_SETL:
+    case ZYDIS_MNEMONIC_SETLE:
+    case ZYDIS_MNEMONIC_SETNB:
+    case ZYDIS_MNEMONIC_SETNBE:
+    case ZYDIS_MNEMONIC_SETNL:
+    case ZYDIS_MNEMONIC_SETNLE:
+    case ZYDIS_MNEMONIC_SETNO:
+    case ZYDIS_MNEMONIC_SETNP:
+    case ZYDIS_MNEMONIC_SETNS:
+    case ZYDIS_MNEMONIC_SETNZ:
+    case ZYDIS_MNEMONIC_SETO:
+    case ZYDIS_MNEMONIC_SETP:
+    case ZYDIS_MNEMONIC_SETS:
+    case ZYDIS_MNEMONIC_SETZ:
+    case ZYDIS_MNEMONIC_SFENCE:
+    case ZYDIS_MNEMONIC_STC:
+    case ZYDIS_MNEMONIC_SUB:
+    case ZYDIS_MNEMONIC_TEST:
+    case ZYDIS_MNEMONIC_XADD:
+    case ZYDIS_MNEMONIC_XCHG:
+    case ZYDIS_MNEMONIC_XOR: return WAY_PLAIN;
+    case ZYDIS_MNEMONIC_MOV:
+        for (unsigned i = 0; i < 2; i++) /* segment, control and debug registers are not ours */
+            if (in->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                !(in->op[i].reg.value >= ZYDIS_REGISTER_AL && in->op[i].reg.value <= ZYDIS_REGISTER_R15))
+                return WAY_NONE;
+        return WAY_PLAIN;
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTC:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTS: /* a bit string in memory reaches beyond its operand */
+        return in->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && in->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? WAY_NONE
+                                                                                                            : WAY_PLAIN;
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR:
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD: return count_in_cl(in) ? WAY_CL : WAY_PLAIN;
+    case ZYDIS_MNEMONIC_MOVBE: return feature(t, X86_MOVBE);
+    case ZYDIS_MNEMONIC_POPCNT: return feature(t, X86_POPCNT);
+    case ZYDIS_MNEMONIC_ADCX:
+    case ZYDIS_MNEMONIC_ADOX: return feature(t, X86_ADX);
+    case ZYDIS_MNEMONIC_CRC32: return feature(t, X86_SSE4_2);
+    case ZYDIS_MNEMONIC_LZCNT: return feature(t, X86_ABM);
+    case ZYDIS_MNEMONIC_ANDN:
+    case ZYDIS_MNEMONIC_BEXTR:
+    case ZYDIS_MNEMONIC_BLSI:
+    case ZYDIS_MNEMONIC_BLSMSK:
+    case ZYDIS_MNEMONIC_BLSR:
+    case ZYDIS_MNEMONIC_TZCNT: return feature(t, X86_BMI1);
+    case ZYDIS_MNEMONIC_BZHI:
+    case ZYDIS_MNEMONIC_MULX:
+    case ZYDIS_MNEMONIC_PDEP:
+    case ZYDIS_MNEMONIC_PEXT:
+    case ZYDIS_MNEMONIC_RORX:
+    case ZYDIS_MNEMONIC_SARX:
+    case ZYDIS_MNEMONIC_SHLX:
+    case ZYDIS_MNEMONIC_SHRX: return feature(t, X86_BMI2);
+    case ZYDIS_MNEMONIC_NOP:
+    case ZYDIS_MNEMONIC_ENDBR64:
+    case ZYDIS_MNEMONIC_PREFETCH:
+    case ZYDIS_MNEMONIC_PREFETCHNTA:
+    case ZYDIS_MNEMONIC_PREFETCHT0:
+    case ZYDIS_MNEMONIC_PREFETCHT1:
+    case ZYDIS_MNEMONIC_PREFETCHT2:
+    case ZYDIS_MNEMONIC_PREFETCHW: return WAY_NOP;
+    case ZYDIS_MNEMONIC_LEA: return WAY_LEA;
+    case ZYDIS_MNEMONIC_DIV: return WAY_DIV;
+    case ZYDIS_MNEMONIC_IDIV: return WAY_IDIV;
+    case ZYDIS_MNEMONIC_PUSH: return WAY_PUSH;
+    case ZYDIS_MNEMONIC_POP: return WAY_POP;
+    case ZYDIS_MNEMONIC_LEAVE: return WAY_LEAVE;
+    case ZYDIS_MNEMONIC_PUSHFQ: return WAY_PUSHF;
+    case ZYDIS_MNEMONIC_CMPXCHG8B:
+    case ZYDIS_MNEMONIC_CMPXCHG16B: return WAY_CX16;
+    default: return WAY_NONE;
+    }
+}
+
+/* -- operands -- */
+
+static bool is_high_byte(ZydisRegister r) { return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH; }
+
+/* The number of a general register; -1 if it is none. */
+static int gpr_of(ZydisRegister r)
+{
+    if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
+        return (int)(r - ZYDIS_REGISTER_RAX);
+    if (r >= ZYDIS_REGISTER_EAX && r <= ZYDIS_REGISTER_R15D)
+        return (int)(r - ZYDIS_REGISTER_EAX);
+    if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15W)
+        return (int)(r - ZYDIS_REGISTER_AX);
+    if (r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_BL)
+        return (int)(r - ZYDIS_REGISTER_AL);
+    if (r >= ZYDIS_REGISTER_SPL && r <= ZYDIS_REGISTER_R15B)
+        return (int)(r - ZYDIS_REGISTER_SPL) + 4;
+    if (is_high_byte(r))
+        return (int)(r - ZYDIS_REGISTER_AH);
+    return -1;
+}
+
+#define WRITES(o) ((o)->actions & (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE))
+
+/* A register operand that stands in another host register while the instruction runs. */
+struct stand_in {
+    const ZydisDecodedOperand *o;
+    unsigned guest, host;
+};
+
+struct plan {
+    const ZydisDecodedOperand *mem;
+    struct rewrite r;
+    struct stand_in stand[3];
+    unsigned nstand;
+};
+
+static int *field_of(struct plan *p, const ZydisDecodedOperand *o)
+{
+    switch (o->encoding) {
+    case ZYDIS_OPERAND_ENCODING_MODRM_REG: return &p->r.reg;
+    case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+    case ZYDIS_OPERAND_ENCODING_OPCODE: return &p->r.rm;
+    case ZYDIS_OPERAND_ENCODING_NDSNDD: return &p->r.vvvv;
+    default: return NULL;
+    }
+}
+
+/* Hidden operands that have the same place in both worlds. */
+static bool hidden_fits(const ZydisDecodedOperand *o)
+{
+    int g = gpr_of(o->reg.value);
+    return g < 0 || host_of((unsigned)g) == g;
+}
+
+/*
+ * Chooses a host register for each operand. Scratch registers stand in for what
+ * is in the context and for AH to BH: rcx first (the only one that is free
+ * beside a memory operand), then r15 and r10.
+ */
+static bool make_plan(const struct tr *t, struct plan *p)
+{
+    static const uint8_t scratch[3] = {H_CX, H_15, H_10};
+    const struct insn *in = t->in;
+    *p = (struct plan){.r = {H_NONE, H_NONE, H_NONE, NULL}};
+    for (unsigned i = 0; i < in->z.operand_count; i++)
+        if (in->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            if (in->op[i].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN || p->mem)
+                return false;
+            p->mem = &in->op[i];
+        }
+    for (unsigned i = 0; i < in->z.operand_count; i++) {
+        const ZydisDecodedOperand *o = &in->op[i];
+        if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+            continue;
+        int g = gpr_of(o->reg.value);
+        int *field = field_of(p, o);
+        if (!field || g < 0) {
+            if (g >= 0 && !hidden_fits(o))
+                return false;
+            continue;
+        }
+        int h = host_of((unsigned)g);
+        if (h == H_NONE || is_high_byte(o->reg.value)) {
+            if (p->nstand >= (p->mem ? 1u : 3u))
+                return false;
+            if (is_high_byte(o->reg.value) && (WRITES(o) || (g == 1 && p->nstand)))
+                return false;
+            p->stand[p->nstand] = (struct stand_in){o, (unsigned)g, scratch[p->nstand]};
+            h = scratch[p->nstand++];
+        }
+        *field = h;
+    }
+    return true;
+}
+
+static void load_stand_ins(struct tr *t, const struct plan *p)
+{
+    for (unsigned i = 0; i < p->nstand; i++) {
+        const struct stand_in *s = &p->stand[i];
+        if (is_high_byte(s->o->reg.value)) { /* movzx s, ah; guest CH: by way of the host's */
+            unsigned from = s->guest == 1 ? H_CX : s->guest;
+            if (s->guest == 1)
+                e_mov32(&t->e, H_CX, G_CX);
+            e8(&t->e, 0x0f);
+            e8(&t->e, 0xb6);
+            e8(&t->e, 0xc0 | H_CX << 3 | (from + 4));
+        } else { /* even if it is only written: BSF of zero, and narrow results, leave some of it as it was */
+            e_load(&t->e, s->host, CTX_REG(s->guest));
+        }
+    }
+}
+
+static void store_stand_ins(struct tr *t, const struct plan *p)
+{
+    for (unsigned i = 0; i < p->nstand; i++)
+        if (WRITES(p->stand[i].o))
+            e_store(&t->e, p->stand[i].host, CTX_REG(p->stand[i].guest));
+}
+
+/* A second stand-in of a high byte would need rcx while the first is in it. */
+static bool high_bytes_fit(const struct plan *p)
+{
+    for (unsigned i = 1; i < p->nstand; i++)
+        if (is_high_byte(p->stand[i].o->reg.value))
+            return false;
+    return true;
+}
+
+/* -- the ways -- */
+
+/* MOV between the accumulator and an absolute address has no ModRM: as the ordinary MOV. */
+static bool absolute_mov(struct tr *t, const struct plan *p)
+{
+    unsigned size = p->mem->size;
+    bool store = p->mem == &t->in->op[0];
+    tr_ea(t, p->mem);
+    tr_check(t, size / 8, store, 1);
+    if (size == 16)
+        e8(&t->e, 0x66);
+    e_op_mem(&t->e, size == 64, (store ? 0x88 : 0x8a) | (size > 8), H_AX, HOST_OPERAND);
+    return true;
+}
+
+static bool plain(struct tr *t)
+{
+    struct plan p;
+    struct addr operand = HOST_OPERAND;
+    if (!make_plan(t, &p) || !high_bytes_fit(&p))
+        return false;
+    if (p.mem) {
+        if (!(t->in->z.attributes & ZYDIS_ATTRIB_HAS_MODRM))
+            return absolute_mov(t, &p);
+        tr_ea(t, p.mem);
+        tr_check(t, p.mem->size / 8, WRITES(p.mem), 1);
+        p.r.mem = &operand;
+    }
+    load_stand_ins(t, &p);
+    rewrite_insn(&t->e, t->in, &p.r);
+    store_stand_ins(t, &p);
+    return true;
+}
+
+/* Shifts by CL: the host's CL gets the guest's, so rcx cannot stand in for anything. */
+static bool by_cl(struct tr *t)
+{
+    const struct insn *in = t->in;
+    struct rewrite r = {H_NONE, H_NONE, H_NONE, NULL};
+    struct addr operand = HOST_OPERAND;
+    const ZydisDecodedOperand *dst = &in->op[0], *src = in->z.operand_count_visible == 3 ? &in->op[1] : NULL;
+    int g = -1, h = H_NONE;
+
+    if (src) {
+        r.reg = host_of((unsigned)gpr_of(src->reg.value));
+        if (r.reg == H_NONE)
+            return false;
+    }
+    if (dst->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        tr_ea(t, dst);
+        tr_check(t, dst->size / 8, true, 1);
+        r.mem = &operand;
+    } else {
+        if (is_high_byte(dst->reg.value))
+            return false;
+        g = gpr_of(dst->reg.value);
+        h = host_of((unsigned)g);
+        r.rm = h == H_NONE ? H_15 : h;
+        if (h == H_NONE)
+            e_load(&t->e, H_15, CTX_REG(g));
+    }
+    e_mov32(&t->e, H_CX, G_CX);
+    rewrite_insn(&t->e, in, &r);
+    if (g >= 0 && h == H_NONE)
+        e_store(&t->e, H_15, CTX_REG(g));
+    return true;
+}
+
+static bool lea(struct tr *t)
+{
+    int g = gpr_of(t->in->op[0].reg.value), h = host_of((unsigned)g);
+    ZydisDecodedOperand mem = t->in->op[1];
+    mem.mem.segment = ZYDIS_REGISTER_DS; /* bases do not count */
+    unsigned size = t->in->op[0].size;
+    tr_ea(t, &mem);
+    if (size == 16) { /* the rest of the register stays */
+        if (h == H_NONE)
+            return e_load(&t->e, H_CX, CTX_REG(g)), e8(&t->e, 0x66), e_op_rr(&t->e, false, 0x89, H_15, H_CX),
+                   e_store(&t->e, H_CX, CTX_REG(g)), true;
+        e8(&t->e, 0x66);
+        e_op_rr(&t->e, false, 0x89, H_15, (unsigned)h);
+        return true;
+    }
+    if (h == H_NONE) {
+        if (size == 32)
+            e_mov32(&t->e, H_15, H_15);
+        e_store(&t->e, H_15, CTX_REG(g));
+    } else if (size == 32) {
+        e_mov32(&t->e, (unsigned)h, H_15);
+    } else {
+        e_mov(&t->e, (unsigned)h, H_15);
+    }
+    return true;
+}
+
+/*
+ * Divisions that would raise #DE go to the interpreter before they are begun:
+ * unsigned ones by the rule that the high half must be less than the divisor;
+ * of signed ones only those whose high half is the sign of the low one, by a
+ * divisor that is neither 0 nor -1, are done here. Flags are undefined anyway.
+ */
+static bool divide(struct tr *t, bool is_signed)
+{
+    struct emit *e = &t->e;
+    const ZydisDecodedOperand *o = &t->in->op[0];
+    unsigned size = o->size;
+    bool wide = size == 64;
+    if (size < 32)
+        return false;
+    if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        tr_ea(t, o);
+        tr_check(t, size / 8, false, 1);
+        e_op_mem(e, wide, 0x8b, H_CX, HOST_OPERAND);
+    } else {
+        tr_load_guest(t, H_CX, (unsigned)gpr_of(o->reg.value));
+    }
+    if (is_signed) {
+        e_lea(e, H_15, at(H_CX, 1)); /* divisors 0 and -1 are 0 and 1 now */
+        e8(e, wide ? 0x49 : 0x41);   /* cmp r15, 1 */
+        e8(e, 0x83);
+        e8(e, 0xff);
+        e8(e, 1);
+        tr_interp_if(t, CC_BE);
+        e_op_rr(e, wide, 0x89, H_AX, H_15); /* mov r15, rax */
+        e8(e, wide ? 0x49 : 0x41);          /* sar r15, size - 1 */
+        e8(e, 0xc1);
+        e8(e, 0xff);
+        e8(e, size - 1);
+        e_op_rr(e, wide, 0x39, H_DX, H_15); /* cmp r15, rdx */
+        tr_interp_if(t, CC_NE);
+    } else {
+        e_op_rr(e, wide, 0x39, H_CX, H_DX); /* cmp rdx, rcx */
+        tr_interp_if(t, CC_AE);
+    }
+    struct rewrite r = {H_NONE, H_CX, H_NONE, NULL};
+    rewrite_insn(e, t->in, &r);
+    return true;
+}
+
+/* The stack slot below or at rsp. */
+static void stack_slot(struct tr *t, int32_t disp, bool write)
+{
+    e_lea(&t->e, H_15, at(G_SP, disp));
+    tr_check(t, 8, write, 1);
+}
+
+static bool push(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const ZydisDecodedOperand *o = &t->in->op[0];
+    if (t->in->z.operand_width != 64)
+        return false;
+    if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+        int g = gpr_of(o->reg.value);
+        if (g < 0)
+            return false;
+        int h = host_of((unsigned)g);
+        stack_slot(t, -8, true);
+        if (h == H_NONE)
+            e_load(e, H_CX, CTX_REG(g));
+        e_store(e, h == H_NONE ? H_CX : (unsigned)h, HOST_OPERAND);
+    } else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        stack_slot(t, -8, true);
+        e_op_mem(e, true, 0xc7, 0, HOST_OPERAND);
+        e32(e, (uint32_t)o->imm.value.s);
+    } else {
+        tr_ea(t, o);
+        tr_check(t, 8, false, 1);
+        e_load(e, H_CX, HOST_OPERAND);
+        e_store(e, H_CX, CTX(words.tmp));
+        stack_slot(t, -8, true);
+        e_load(e, H_CX, CTX(words.tmp));
+        e_store(e, H_CX, HOST_OPERAND);
+    }
+    e_lea(e, G_SP, at(G_SP, -8));
+    return true;
+}
+
+static bool pop(struct tr *t)
+{
+    struct emit *e = &t->e;
+    const ZydisDecodedOperand *o = &t->in->op[0];
+    int g = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_of(o->reg.value) : -1;
+    if (t->in->z.operand_width != 64 || g < 0)
+        return false;
+    int h = host_of((unsigned)g);
+    stack_slot(t, 0, false);
+    e_load(e, h == H_NONE ? H_CX : (unsigned)h, HOST_OPERAND);
+    if (h == H_NONE)
+        e_store(e, H_CX, CTX_REG(g));
+    if (h != G_SP)
+        e_lea(e, G_SP, at(G_SP, 8));
+    return true;
+}
+
+static bool leave(struct tr *t)
+{
+    if (t->in->z.operand_width != 64)
+        return false;
+    e_mov(&t->e, H_15, H_BP);
+    tr_check(t, 8, false, 1);
+    e_lea(&t->e, G_SP, at(H_BP, 8));
+    e_load(&t->e, H_BP, HOST_OPERAND);
+    return true;
+}
+
+/*
+ * The host has the arithmetic flags, the context has the others; VM is clear in
+ * 64-bit code, and RF is never set where generated code runs.
+ */
+static bool pushf(struct tr *t)
+{
+    struct emit *e = &t->e;
+    if (t->in->z.operand_width != 64)
+        return false;
+    e8(e, 0x9c); /* pushfq */
+    e8(e, 0x59); /* pop rcx */
+    e_pext(e, H_CX, H_CX, CTX(words.arith_mask));
+    e_pdep(e, H_CX, H_CX, CTX(words.arith_mask));
+    e_load32(e, H_10, CTX(eflags));
+    e_lea(e, H_CX, at_index(H_CX, H_10, 0, 0));
+    e_store(e, H_CX, CTX(words.tmp));
+    stack_slot(t, -8, true);
+    e_load(e, H_CX, CTX(words.tmp));
+    e_store(e, H_CX, HOST_OPERAND);
+    e_lea(e, G_SP, at(G_SP, -8));
+    return true;
+}
+
+static bool cmpxchg16(struct tr *t)
+{
+    const ZydisDecodedOperand *o = &t->in->op[0];
+    struct addr operand = HOST_OPERAND;
+    struct rewrite r = {H_NONE, H_NONE, H_NONE, &operand};
+    tr_ea(t, o);
+    tr_check(t, o->size / 8, true, o->size == 128 ? 16 : 1);
+    e_mov(&t->e, H_CX, G_CX);
+    rewrite_insn(&t->e, t->in, &r);
+    return true;
+}
+
+bool tr_integer(struct tr *t)
+{
+    switch (way_of(t)) {
+    case WAY_PLAIN: return plain(t);
+    case WAY_NOP: return true;
+    case WAY_CL: return by_cl(t);
+    case WAY_LEA: return lea(t);
+    case WAY_DIV: return divide(t, false);
+    case WAY_IDIV: return divide(t, true);
+    case WAY_PUSH: return push(t);
+    case WAY_POP: return pop(t);
+    case WAY_LEAVE: return leave(t);
+    case WAY_PUSHF: return pushf(t);
+    case WAY_CX16: return cmpxchg16(t);
+    case WAY_NONE: break;
+    }
+    return false;
+}

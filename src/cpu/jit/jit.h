@@ -1,0 +1,54 @@
+/*
+ * The translator: guest instructions into the host's own, for 64-bit code on
+ * x86-64 hosts. docs/soft-cpu.md tells the whole story.
+ *
+ * Each vCPU has a code cache of its own, so nothing here is locked; stores by
+ * other CPUs arrive through the mailbox of cpu/code.h. All functions are for
+ * the vCPU's thread.
+ */
+#ifndef XHYVE_CPU_JIT_JIT_H
+#define XHYVE_CPU_JIT_JIT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cpu/cpu.h"
+
+struct block;
+struct jit;
+
+/* Whether the code that runs now is of the kind that is translated. */
+static inline bool jit_serves(const struct cpu *cpu)
+{
+    return cpu->jit && cpu->mode == MODE_64 && cpu->tlb != &cpu->tlb_sets[TLB_USER_AC];
+}
+
+/*
+ * Gives a CPU of cpu_new() its translator; cpu_free() takes it away. -ENOTSUP:
+ * this host cannot (it is not x86-64, or has no BMI2); -ENOMEM.
+ */
+int jit_new(struct cpu *);
+void jit_free(struct cpu *);
+
+/*
+ * Runs generated code from cpu->rip on until there is none. False: the
+ * instruction at cpu->rip is to be interpreted. May raise (a fetch).
+ */
+bool jit_run(struct cpu *);
+/* A block was interpreted; compiles it when that has happened often enough. */
+void jit_count(struct cpu *, struct block *);
+
+/* Code of these 64-byte chunks of a guest page was overwritten; all code is void. */
+void jit_invalidate(struct cpu *, uint64_t gpa, uint64_t chunks);
+void jit_flush(struct cpu *);
+/* A linear page, all non-global pages, or all, are translated anew. */
+void jit_unmap_page(struct cpu *, uint64_t lin);
+void jit_unmap(struct cpu *);
+
+struct jit_stats {
+    uint64_t blocks, insns, bytes, links, flushes, dropped;
+    uint64_t enters, interps, fills;
+};
+const struct jit_stats *jit_stats(const struct jit *);
+
+#endif

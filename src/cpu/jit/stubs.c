@@ -1,0 +1,174 @@
+/*
+ * The stubs of generated code: the way in, the ways out, and the miss of a TLB
+ * check. Made once, at the head of the cache.
+ */
+#include "cpu/jit/int.h"
+
+#include "cpu/mmu_int.h"
+
+#define RW(jit, offset) ((jit)->mem.rw + (offset))
+
+/* Guest registers that a C function may change. */
+static const uint8_t volatile_guests[] = {0, 1, 2, 6, 7, 8, 9};
+
+static void spill(struct emit *e, bool all, int32_t shift)
+{
+    for (unsigned n = 0; n < 16; n++) {
+        bool wanted = all;
+        for (unsigned i = 0; i < sizeof volatile_guests && !wanted; i++)
+            wanted = volatile_guests[i] == n;
+        if (wanted && host_of(n) != H_NONE)
+            e_store(e, (unsigned)host_of(n), at(H_CTX, CTX_REG(n).disp + shift));
+    }
+}
+
+static void reload(struct emit *e, bool all, int32_t shift)
+{
+    for (unsigned n = 0; n < 16; n++) {
+        bool wanted = all;
+        for (unsigned i = 0; i < sizeof volatile_guests && !wanted; i++)
+            wanted = volatile_guests[i] == n;
+        if (wanted && host_of(n) != H_NONE)
+            e_load(e, (unsigned)host_of(n), at(H_CTX, CTX_REG(n).disp + shift));
+    }
+}
+
+static const uint8_t callee_saved[] = {H_BX, H_BP, H_12, H_13, H_14, H_15};
+
+static void push(struct emit *e, unsigned r)
+{
+    if (r >= 8)
+        e8(e, 0x41);
+    e8(e, 0x50 | (r & 7));
+}
+static void pop(struct emit *e, unsigned r)
+{
+    if (r >= 8)
+        e8(e, 0x41);
+    e8(e, 0x58 | (r & 7));
+}
+
+/* void enter(struct cpu *), cpu->jit_words.entry being where to. Flags: ADD AL, 7Fh makes OF of bit 0, SAHF the others. */
+static void emit_enter(struct emit *e)
+{
+    for (unsigned i = 0; i < sizeof callee_saved; i++)
+        push(e, callee_saved[i]);
+    e_store(e, H_SP, at(H_DI, CTX(words.host_rsp).disp));
+    e_mov(e, H_SP, H_DI);
+    e_load32(e, H_AX, CTX(words.flags));
+    e8(e, 0x04); /* add al, 7fh */
+    e8(e, 0x7f);
+    e8(e, 0x9e); /* sahf */
+    reload(e, true, 0);
+    e_op_mem(e, false, 0xff, 4, CTX(words.entry)); /* jmp */
+}
+
+/* From here on r15 holds RIP. */
+static void emit_leave(struct emit *e)
+{
+    e_store(e, H_15, CTX(words.rip));
+    spill(e, true, 0);
+    e8(e, 0x9f); /* lahf */
+    e8(e, 0x0f); /* seto al */
+    e8(e, 0x90);
+    e8(e, 0xc0);
+    e8(e, 0x66); /* mov [flags], ax */
+    e_op_mem(e, false, 0x89, H_AX, CTX(words.flags));
+    e_load(e, H_SP, CTX(words.host_rsp));
+    for (unsigned i = sizeof callee_saved; i-- > 0;)
+        pop(e, callee_saved[i]);
+    e8(e, 0xc3);
+}
+
+/* A miss: the C side of the stub. Code is not dropped here: the caller returns into it. False: for the interpreter. */
+static uint64_t fill(struct cpu *cpu, uint64_t lin, const uint8_t *site, unsigned how)
+{
+    unsigned size = site[4], align = site[5];
+    enum tlb_mode mode = how >> 1;
+    bool write = how & 1;
+    struct xlat x;
+    cpu->jit->stats.fills++;
+    if ((lin & 0xfff) + size > 4096 || (align && (lin & (align - 1))) || !mmu_canonical(lin))
+        return 0;
+    if (!mmu_walk(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
+        return 0;
+    tlb_fill(cpu, lin, mode, &x);
+    const struct tlb_set *set = &cpu->tlb_sets[mode];
+    const struct tlb_entry *entry = &(write ? set->w : set->r)[lin >> 12 & (TLB_ENTRIES - 1)];
+    return lin + entry->neg_page < 4096;
+}
+
+/*
+ * Called by a cold path whose data stands behind the call:
+ *     .long from here to where to look again    .byte size, alignment    .quad RIP
+ * In: r15 = offset in the page, or what a miss makes of it; rcx (flags dead) or
+ * 8 * r10 (flags live) = place in the TLB.
+ */
+static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool write, bool live)
+{
+    const int32_t shift = 16; /* the return address, and the flags */
+    int32_t tlb = tlb_offset(class, write);
+    if (live)
+        e_load(e, H_CX, at_index(H_CTX, H_10, 3, tlb + 8));
+    else
+        e_load(e, H_CX, at_index(H_CTX, H_CX, 0, tlb + 8));
+    e8(e, 0x9c);                        /* pushfq */
+    e_op_rr(e, true, 0x29, H_CX, H_15); /* sub r15, rcx: the address again */
+    spill(e, false, shift);
+    e_lea(e, H_DI, at(H_SP, shift));
+    e_mov(e, H_SI, H_15);
+    e_load(e, H_DX, at(H_SP, 8));
+    e_mov_imm(e, H_CX, class << 1 | (unsigned)write);
+    e_mov_imm(e, H_AX, (uint64_t)(uintptr_t)fill);
+    e8(e, 0xff); /* call rax */
+    e8(e, 0xd0);
+    e_mov(e, H_CX, H_AX);
+    reload(e, false, shift);
+    e8(e, 0x9d); /* popfq */
+    pop(e, H_10);
+    uint8_t *miss = e_jrcxz(e);
+    e8(e, 0x49); /* movsxd rcx, dword [r10] */
+    e8(e, 0x63);
+    e8(e, 0x0a);
+    e_lea(e, H_CX, at_index(H_CX, H_10, 0, 0));
+    e8(e, 0xff); /* jmp rcx */
+    e8(e, 0xe1);
+    e_join8(miss, e->p);
+    e_load(e, H_15, at(H_10, 6));
+    e_jmp_to(e, RW(jit, jit->leave_interp));
+}
+
+void jit_stubs(struct jit *jit)
+{
+    struct emit e = {.p = RW(jit, 0)};
+
+    jit->enter = jit_offset(jit, e.p);
+    emit_enter(&e);
+    jit->leave_interp = jit_offset(jit, e.p);
+    e_store_imm32(&e, CTX(words.reason), JIT_INTERP);
+    uint8_t *a = e_jmp32(&e);
+    jit->leave_link = jit_offset(jit, e.p); /* words.link is set */
+    e_store_imm32(&e, CTX(words.reason), JIT_LINK);
+    uint8_t *b = e_jmp32(&e);
+    jit->leave = jit_offset(jit, e.p);
+    e_store_imm32(&e, CTX(words.reason), JIT_LOOKUP);
+    e_join32(a, e.p);
+    e_join32(b, e.p);
+    emit_leave(&e);
+    for (unsigned class = 0; class < JIT_CLASSES; class ++)
+        for (unsigned i = 0; i < 4; i++) {
+            jit->fill[class][i >> 1][i & 1] = jit_offset(jit, e.p);
+            emit_fill(&e, jit, class, i >> 1, i & 1);
+        }
+    jit->used = jit->fixed = jit_offset(jit, e.p);
+}
+
+void jit_enter(struct jit *jit, uint32_t code)
+{
+    struct cpu *cpu = jit->cpu;
+    void (*enter)(struct cpu *);
+    const uint8_t *p = jit->mem.rx + jit->enter;
+    memcpy(&enter, &p, sizeof enter);
+    cpu->words.entry = (uint64_t)(uintptr_t)(jit->mem.rx + code);
+    enter(cpu);
+}

@@ -1,0 +1,28 @@
+/*
+ * The tables that generated code looks into: indirect jumps by address, and
+ * which page of code each linear page holds now. One set for each privilege.
+ */
+#ifndef XHYVE_CPU_JIT_TABLES_H
+#define XHYVE_CPU_JIT_TABLES_H
+
+#include <stdint.h>
+
+#define JIT_JUMPS 4096
+#define JIT_PAGES 512
+#define JIT_CLASSES 3 /* TLB_USER, TLB_KERNEL, TLB_KERNEL_AC */
+
+/* neg_rip + RIP is 0 on a hit, and `code` its guarded entry. */
+struct jit_jump {
+    uint64_t neg_rip;
+    const uint8_t *code;
+};
+
+struct jit_tables {
+    struct jit_jump jump[JIT_CLASSES][JIT_JUMPS];
+    /* The id of the (linear page, physical page, mode) that is mapped now, by a hash of the linear page; 0: none. */
+    uint32_t page[JIT_CLASSES][JIT_PAGES];
+    uint16_t filled[JIT_CLASSES * JIT_PAGES]; /* places in `page` that are not 0, some of them twice */
+    uint32_t nfilled;
+};
+
+#endif

@@ -1,0 +1,162 @@
+/*
+ * A block of guest code into a block of host code.
+ *
+ *     guarded:  is this linear page still mapped to this physical page?
+ *     checked:  does anybody want the CPU?
+ *     body:     the instructions
+ *     cold:     TLB misses, exits for the interpreter, direct exits
+ */
+#include "cpu/jit/int.h"
+
+#include "core/mem.h"
+#include "core/vm.h"
+#include "cpu/code.h"
+
+/* Whether a block ends with it, translated or not. */
+static bool ends_block(const struct insn *in)
+{
+    if (tr_is_branch(in))
+        return true;
+    return false;
+}
+
+/* Decodes up to a block's end, or the end of the page; the number of instructions. */
+static unsigned decode(struct jit *jit, const uint8_t *bytes, unsigned off, unsigned *end)
+{
+    unsigned n = 0;
+    while (n < JIT_MAX_INSNS && off < 4096) {
+        struct insn *in = &jit->insn[n];
+        size_t left = 4096 - off;
+        if (insn_decode(64, 0, bytes + off, left < 15 ? left : 15, in))
+            break;
+        in->mode = MODE_64;
+        n++;
+        off += in->z.length;
+        if (ends_block(in))
+            break;
+    }
+    *end = off;
+    return n;
+}
+
+static void entries(struct tr *t)
+{
+    struct emit *e = &t->e;
+    struct jit_block *b = t->b;
+    uint32_t slot = jit_page_slot(b->rip >> 12);
+    b->guarded = jit_offset(t->jit, e->p);
+    e_load32(e, H_CX, at(H_CTX, ROOM_OFFSET(jit.page) + (int32_t)(4 * (b->class * JIT_PAGES + slot))));
+    e8(e, 0x8d); /* lea ecx, [rcx - id] */
+    e8(e, 0x89);
+    e32(e, -b->id);
+    uint8_t *same = e_jrcxz(e);
+    uint8_t *away1 = e_jmp32(e);
+    e_join8(same, e->p);
+    b->checked = jit_offset(t->jit, e->p);
+    e_load32(e, H_CX, CTX(exit_request));
+    uint8_t *unwanted = e_jrcxz(e);
+    uint8_t *away2 = e_jmp32(e);
+    e_join8(unwanted, e->p);
+    b->body = jit_offset(t->jit, e->p);
+    t->away[0] = away1;
+    t->away[1] = away2;
+}
+
+static void away(struct tr *t)
+{
+    t->b->away = jit_offset(t->jit, t->e.p);
+    e_join32(t->away[0], t->e.p);
+    e_join32(t->away[1], t->e.p);
+    e_mov_imm(&t->e, H_15, t->b->rip);
+    e_jmp_to(&t->e, t->jit->mem.rw + t->jit->leave);
+}
+
+/* Backwards: which flags are needed before each instruction. At the end all are. */
+static void liveness(const struct jit *jit, unsigned n, uint16_t *live)
+{
+    live[n] = RFL_ARITH;
+    for (unsigned i = n; i-- > 0;) {
+        struct flag_use use = flag_use_of(&jit->insn[i]);
+        live[i] = (uint16_t)((live[i + 1] & ~use.kills) | use.needs);
+    }
+}
+
+/* Emits the first n instructions. False at t->done, the first that cannot be. */
+static bool emit_block(struct tr *t, unsigned n, bool whole)
+{
+    uint16_t live[JIT_MAX_INSNS + 1];
+    liveness(t->jit, n, live);
+    t->nslow = t->ninterp = t->nways = 0;
+    t->next = t->b->rip;
+    entries(t);
+    for (unsigned i = 0; i < n; i++) {
+        t->in = &t->jit->insn[i];
+        t->rip = t->next;
+        t->next += t->in->z.length;
+        t->live_in = live[i];
+        t->live_out = live[i + 1];
+        uint8_t *start = t->e.p;
+        bool branch = tr_is_branch(t->in);
+        if (!(branch ? tr_branch(t) : tr_integer(t))) {
+            t->e.p = start;
+            t->done = i;
+            return false;
+        }
+    }
+    t->rip = t->next;
+    if (!whole)
+        tr_interp(t);
+    else if (!tr_is_branch(&t->jit->insn[n - 1]))
+        tr_goto(t, t->next);
+    tr_slow_paths(t);
+    tr_ways_out(t);
+    away(t);
+    return true;
+}
+
+static uint64_t chunk_mask(unsigned off, unsigned len)
+{
+    unsigned first = off >> 6, last = (off + len - 1) >> 6;
+    return (~UINT64_C(0) >> (63 - (last - first))) << first;
+}
+
+struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class)
+{
+    struct cpu *cpu = jit->cpu;
+    unsigned off = (unsigned)(gpa & 0xfff), end;
+    /* Whoever writes these bytes from now on tells us: their chunks were claimed when the interpreter's block was made. */
+    const uint8_t *host = mem_r(&cpu->vcpu->vm->mem, gpa, 4096 - off);
+    if (!host)
+        return NULL;
+    memcpy(jit->bytes + off, host, 4096 - off);
+    unsigned n = decode(jit, jit->bytes, off, &end);
+    bool whole = true;
+    if (!n)
+        return NULL;
+    struct jit_block *b = jit_block_add(jit, rip, gpa, id, class);
+    struct tr *t = &jit->tr;
+    uint32_t exits = jit->nexits;
+    t->jit = jit;
+    t->cpu = cpu;
+    t->b = b;
+    for (;;) {
+        t->e.p = jit->mem.rw + jit->used;
+        jit->nexits = exits;
+        if (emit_block(t, n, whole))
+            break;
+        n = t->done;
+        whole = false;
+        if (!n)
+            return NULL;
+    }
+    end = (unsigned)(t->next - rip) + off;
+    b->chunks = chunk_mask(off, end - off);
+    b->exit = exits;
+    b->nexits = jit->nexits - exits;
+    jit->used = (jit_offset(jit, t->e.p) + 15) & ~15u;
+    jit->stats.blocks++;
+    jit->stats.insns += n;
+    jit->stats.bytes += jit->used - b->guarded;
+    jit_block_insert(jit, b);
+    return b;
+}
