@@ -5,6 +5,7 @@
 #   make check        all tests; the last line counts them
 #   make check-kvm    guests on KVM, in a machine whose AMD-V is emulated
 #   make check-long   the tests that take an hour
+#   make soak         an hour of real programs on 2 vCPUs (MINUTES=60)
 #   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h)
 #   make bench-nested the same for KVM, in an emulated machine that has it
 #   make install      into /usr/local (PREFIX=, DESTDIR=)
@@ -12,6 +13,7 @@
 #   make clean        remove what was built             make distclean    and what was fetched
 
 PREFIX ?= /usr/local
+MINUTES ?= 60
 
 all: build/build.ninja
 	@ninja -C build
@@ -38,6 +40,11 @@ check-kvm:
 check-long:
 	@scripts/setup.sh check
 	@tests/run --long
+
+soak:
+	@scripts/setup.sh check
+	@$(MAKE) --no-print-directory all
+	@tests/workload/run --soak $(MINUTES)
 
 bench:
 	@scripts/setup.sh bench || echo "bench: goes on without QEMU"
@@ -66,4 +73,4 @@ clean:
 distclean:
 	rm -rf build build-gcc build-clang build-asan
 
-.PHONY: all demo check check-kvm check-long bench bench-nested install format tidy clean distclean
+.PHONY: all demo check check-kvm check-long soak bench bench-nested install format tidy clean distclean

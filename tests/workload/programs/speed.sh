@@ -8,3 +8,4 @@ for name in "$@"; do
     echo "$name: $?"
     grep -v '^compiler' said | grep -E -i 'error|fail|mismatch'
 done
+exit 0
