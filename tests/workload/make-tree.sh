@@ -4,8 +4,8 @@
 #   tests/workload/make-tree.sh
 #
 # It becomes build/guest/workload/root: a compiler with its 32-bit libraries, Python, Perl, OpenSSL, SQLite, stress-ng
-# and the usual tools, without what nobody runs there (manuals, translations, sanitizers, graphics). It is made once, and
-# anew when this script has changed. Only a change of this script, or removing build/guest/workload, fetches anything.
+# and the usual tools, without what nobody runs there (manuals, translations, sanitizers, graphics). It is made once,
+# and anew when this script has changed; the packages stay in build/guest/workload/debs.
 set -eu
 cd "$(dirname "$0")/../.."
 self=$PWD/tests/workload/make-tree.sh
@@ -26,15 +26,19 @@ fail() {
 
 # ---- which packages -------------------------------------------------------------------------------------------------
 
-wanted=(gcc libc6-dev libc6-dev-i386 python3-minimal libpython3-stdlib perl-base openssl sqlite3 stress-ng coreutils bash
-    busybox-static mawk grep sed gzip bzip2 xz-utils diffutils)
+wanted=(gcc libc6-dev libc6-dev-i386 python3-minimal libpython3-stdlib perl-base openssl sqlite3 stress-ng coreutils
+    bash busybox-static mawk grep sed gzip bzip2 xz-utils diffutils)
 
 # What these depend on in a full system and none of our programs needs. The check at the end finds it if one does.
-unwanted='^(base-files|cpp|debianutils|dpkg|gcc-[0-9]*-base|libasan[0-9]+|libcc1-0|libdrm-common|libgomp1|libitm1|'
-unwanted+='libhwasan0|liblsan0|libnsl-dev|libquadmath0|libtsan[0-9]+|libubsan1|libx11-data|media-types|'
-unwanted+='original-awk|python3|readline-common|rpcsvc-proto|tar|.*-dev-bin|libtirpc.*|libx11.*|libxcb.*|libxau6|'
-unwanted+='libxdmcp6|libxshmfence1|libx32.*|libc6-x32|libc6-dev-x32|lib32(asan|ubsan|itm|gomp|quadmath|stdc\+\+)[0-9]*|lib(egl|glx|gl1)-mesa.*|libgl1-mesa-dri|libllvm.*|install-info|netbase|tzdata|'
-unwanted+='libwayland-client0|ucf|debconf|libnsl2|libkrb5.*|libk5crypto3|libkeyutils1|libcom-err2|libgssapi-krb5-2)$'
+unwanted=(base-files cpp debconf debianutils dpkg 'gcc-[0-9]*-base' install-info libasan'[0-9]+' libcc1-0 libcom-err2
+    libdrm-common libgomp1 libgssapi-krb5-2 libhwasan0 libitm1 libk5crypto3 libkeyutils1 'libkrb5.*' liblsan0 libnsl-dev
+    libnsl2 libquadmath0 'libtirpc.*' 'libtsan[0-9]+' 'libubsan[0-9]+' libwayland-client0 'libx11.*' libxau6 'libxcb.*'
+    libxdmcp6 libxshmfence1 'lib(egl|glx|gl1)-mesa.*' libgl1-mesa-dri 'libllvm.*' media-types netbase original-awk
+    python3 readline-common rpcsvc-proto tar tzdata ucf '.*-dev-bin'
+    # The third architecture of multilib, and the sanitizers of the second.
+    'libx32.*' libc6-x32 libc6-dev-x32 'lib32(asan|gomp|itm|quadmath|stdc[+][+]|ubsan)[0-9]*')
+no=$(printf '|%s' "${unwanted[@]}")
+no="^(${no#|})\$"
 
 # As for a machine on which nothing is installed at all.
 : >"$work/status"
@@ -61,7 +65,7 @@ find_all() {
     closure "${wanted[@]}" || return 1
     compiler=$(sed -n 's/^gcc-\([0-9]*\) .*/\1/p' "$work/closure")
     closure "${wanted[@]}" "lib32gcc-$compiler-dev" || return 1
-    awk -v no="$unwanted" '$1 !~ no { print $1 "=" $2 }' "$work/closure" >"$work/packages"
+    awk -v no="$no" '$1 !~ no { print $1 "=" $2 }' "$work/closure" >"$work/packages"
 }
 
 fetch_all() {
@@ -92,17 +96,17 @@ for name in bin sbin lib lib32 lib64; do
 done
 
 # Patterns as tar has them: an asterisk matches slashes too.
-skip=('./usr/share/*' './usr/lib/gcc/*/lto*' './usr/lib/gcc/*/lib*san*' './usr/lib/gcc/*/libcaf*' './usr/lib/gcc/*/plugin/*'
-    './usr/lib/gcc/*/libgfortran*' './usr/lib/gcc/*/32/lib*san*' './usr/lib/gcc/*/libgomp*' './usr/lib/gcc/*/libitm*'
-    './usr/lib/gcc/*/libquadmath*' './usr/lib/gcc/*/libgcov*' './usr/bin/*-gcov*' './usr/bin/gcov*' './usr/bin/*-lto-dump*'
-    './usr/bin/*gprofng*' './usr/bin/*gp-*' './usr/bin/*dwp' './usr/bin/*gold' './usr/bin/*gprof' './usr/lib/*/gprofng/*'
-    './usr/lib/*/libgprofng*' './usr/bin/lto-dump*' './usr/bin/gcc-*ranlib*' './usr/lib/*/gconv/*' './usr/lib/locale/*'
-    './lib/*/gconv/*' './usr/lib32/gconv/*' './usr/include/drm/*' './usr/include/rdma/*' './usr/include/sound/*'
-    './usr/include/scsi/*' './usr/include/linux/*/*' './usr/include/misc/*' './usr/include/video/*' './usr/include/xen/*'
-    './usr/lib/*/lib*_g.a' './usr/lib/*/perl-base/unicore/*' './usr/lib/python3*/*/test/*' './usr/lib/python3*/idlelib/*'
-    './usr/lib/python3*/lib2to3/*' './usr/lib/python3*/ensurepip/*' './usr/lib/python3*/pydoc_data/*'
-    './usr/lib/python3*/distutils/*' './usr/lib/python3*/test/*' './usr/lib/python3*/tkinter/*' './usr/lib/ldscripts/*'
-    './usr/lib/python3*/lib-dynload/nis.*' './usr/lib/engines-*' './etc/*' './var/*')
+gcc='./usr/lib/gcc/*' python='./usr/lib/python3*'
+skip=('./etc/*' './var/*' './usr/share/*' './usr/lib/locale/*' './*/gconv/*' './usr/lib/*/gprofng/*'
+    './usr/lib/*/libgprofng*' './usr/lib/engines-*' './usr/lib/*/perl-base/unicore/*' './usr/lib/*/lib*_g.a'
+    './usr/bin/*gcov*' './usr/bin/*lto-dump*' './usr/bin/*gp-*' './usr/bin/*gprof*' './usr/bin/*dwp' './usr/bin/*gold'
+    './usr/bin/gcc-*ranlib*'
+    "$gcc/lto*" "$gcc/lib*san*" "$gcc/libcaf*" "$gcc/plugin/*" "$gcc/libgfortran*" "$gcc/libgomp*" "$gcc/libitm*"
+    "$gcc/libquadmath*" "$gcc/libgcov*"
+    './usr/include/drm/*' './usr/include/rdma/*' './usr/include/sound/*' './usr/include/scsi/*' './usr/include/misc/*'
+    './usr/include/video/*' './usr/include/xen/*' './usr/include/linux/*/*'
+    "$python/test/*" "$python/*/test/*" "$python/idlelib/*" "$python/lib2to3/*" "$python/ensurepip/*"
+    "$python/pydoc_data/*" "$python/distutils/*" "$python/tkinter/*" "$python/lib-dynload/nis.*")
 exclude=()
 for pattern in "${skip[@]}"; do
     exclude+=("--exclude=$pattern")

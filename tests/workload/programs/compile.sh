@@ -1,3 +1,4 @@
+#!/bin/bash
 # The compiler at work on what generate.py wrote: each of its stages, and what the program prints.
 # compile.sh SOURCE OPTIONS...
 source=$1

@@ -1,3 +1,4 @@
+#!/bin/bash
 # Runs workloads at once, each in a folder of its own, and prints one after the other what they said.
 #
 #   go.sh NAME COMMAND [NAME COMMAND]...

@@ -1,3 +1,4 @@
+#!/bin/bash
 # OpenSSL at work with given keys: digests, ciphers, signatures; every code path that the processor's features choose.
 # openssl.sh FEATURES SIZE    FEATURES: all, or a value of OPENSSL_ia32cap that turns some off
 [ "$1" = all ] || export OPENSSL_ia32cap=$1

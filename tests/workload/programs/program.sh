@@ -1,3 +1,4 @@
+#!/bin/bash
 # Compiles program.c with each set of options and runs it.
 # native.sh OPTIONS...
 for options in "$@"; do

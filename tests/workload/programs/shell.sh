@@ -1,3 +1,4 @@
+#!/bin/bash
 # The usual tools, in pipes: sorting, searching, compression, digests.
 # shell.sh LINES
 seq 1 "$1" | awk '{ printf "%d %s %.6f %x\n", $1 * 7919 % 10007, substr("abcdefghijklmnop", $1 % 13 + 1, 3), $1 / 7, $1 * 77 }' >data

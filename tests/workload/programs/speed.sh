@@ -1,3 +1,4 @@
+#!/bin/bash
 # openssl speed, shortly: that it runs, for how fast it is differs.
 # speed.sh SECONDS ALGORITHM...
 seconds=$1

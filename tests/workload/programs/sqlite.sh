@@ -1,3 +1,4 @@
+#!/bin/bash
 # SQLite at work: the same queries in a database in memory and in a file, with and without an index.
 # sqlite.sh ROWS
 rows=$1

@@ -1,3 +1,4 @@
+#!/bin/bash
 # One stressor of stress-ng that checks its own results. What it counted and how long it took is left out.
 # stress.sh NAME OPTION...
 name=$1
