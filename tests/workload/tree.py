@@ -46,7 +46,8 @@ def in_tree(command, folder=STAGE, **options):
     mounts = ('cd "$1"; mount --rbind /dev dev && mount -t proc proc proc && mount --rbind /sys sys && '
               'mount -t tmpfs tmpfs tmp && mount --bind "$2/workload" workload && shift 2 && exec chroot . "$@"')
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    argv = ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", mounts, "sh", ROOT, folder, *command]
+    argv = ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", mounts, "sh", ROOT, folder,
+            *command]
     # No terminal, no variable and no open file of ours is to be seen.
     return subprocess.run(argv, stdin=subprocess.DEVNULL, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=False,
                           start_new_session=True, **options)
@@ -83,8 +84,8 @@ def stage():
     keys = os.path.join(HOME, "keys")
     if not os.path.isdir(keys):
         os.makedirs(keys + ".new", exist_ok=True)
-        done = in_tree(["/bin/sh", "-c", f"({KEYS}) >&2 && cd /tmp/keys && tar c *"], folder=new, stdout=subprocess.PIPE,
-                       stderr=subprocess.PIPE)
+        done = in_tree(["/bin/sh", "-c", f"({KEYS}) >&2 && cd /tmp/keys && tar c *"], folder=new,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         harness.expect(done.returncode == 0, f"making keys: {done.stderr.decode(errors='replace')}")
         subprocess.run(["tar", "-x", "--no-same-owner", "-C", keys + ".new"], input=done.stdout, check=True)
         os.rename(keys + ".new", keys)

@@ -58,20 +58,22 @@ NO_SSSE3 = 1 << (32 + 9) | NO_AES | NO_AVX
 script("openssl-no-aes", "openssl.sh", f"~{NO_AES:#x}:~{1 << 29:#x}", "3000", seconds=90)
 script("openssl-no-avx", "openssl.sh", f"~{NO_AVX:#x}:~{1 << 29 | 1 << 5 | 1 << 8 | 1 << 19:#x}", "3000", seconds=90)
 script("openssl-no-ssse3", "openssl.sh", f"~{NO_SSSE3:#x}:~0", "3000", seconds=90)
-script("openssl-speed", "speed.sh", "1", "md5", "sha1", "sha256", "sha512", "aes-128-gcm", "aes-256-cbc", "chacha20-poly1305",
-       "rsa2048", "ecdsap256", "ed25519", seconds=90)
+script("openssl-speed", "speed.sh", "1", "md5", "sha1", "sha256", "sha512", "aes-128-gcm", "aes-256-cbc",
+       "chacha20-poly1305", "rsa2048", "ecdsap256", "ed25519", seconds=90)
 
 # ---- stress-ng -----------------------------------------------------------------------------------------------------
 
 
 def stress(name, ops, *options, seconds=60, short=False, suffix=""):
-    script(f"stress-{name}{suffix}", "stress.sh", name, f"--{name}-ops", str(ops), *options, seconds=seconds, short=short)
+    script(f"stress-{name}{suffix}", "stress.sh", name, f"--{name}-ops", str(ops), *options, seconds=seconds,
+           short=short)
 
 
 # Every method of the CPU stressor once.
 stress("cpu", 90, "--cpu-method", "all", seconds=400)
 stress("cpu", 12, "--cpu-method", "fft", seconds=60, suffix="-fft")
-for _method in ("int128decimal128", "int64longdouble", "float80", "decimal128", "crc16", "queens", "sdbm", "trig", "union"):
+for _method in ("int128decimal128", "int64longdouble", "float80", "decimal128", "crc16", "queens", "sdbm", "trig",
+                "union"):
     stress("cpu", 3, "--cpu-method", _method, suffix=f"-{_method}")
 
 # Arithmetic, memory and strings.

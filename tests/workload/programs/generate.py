@@ -30,7 +30,8 @@ def expression(names, depth):
     a, b = expression(names, depth - 1), expression(names, depth - 1)
     return pick(f"({a} + {b})", f"({a} - {b})", f"({a} * {b})", f"({a} ^ {b})", f"({a} & {b})", f"({a} | {b})",
                 f"({a} / ({b} | 1))", f"({a} % ({b} | 1))", f"({a} << {rnd(64)})", f"({a} >> {rnd(64)})",
-                f"({a} < {b} ? {b} : {a} + {rnd(9)})", f"(uint64_t)(uint32_t){a}", f"(uint64_t)(int64_t)(int16_t)(uint16_t){a}",
+                f"({a} < {b} ? {b} : {a} + {rnd(9)})", f"(uint64_t)(uint32_t){a}",
+                f"(uint64_t)(int64_t)(int16_t)(uint16_t){a}",
                 f"(uint64_t)((int64_t){a} >> {rnd(60)})", f"(uint64_t)({a} == {b})", f"(~{a})",
                 f"((uint32_t){a} * (uint64_t)(uint8_t){b})", f"rotate({a}, {rnd(63) + 1})")
 
@@ -141,7 +142,8 @@ static uint64_t helper3(uint64_t a, uint64_t b)
         for (unsigned k = 0; k < 40; k++)
             sum = rotate(sum, 5) ^ table[i](&x, sum + k, k * UINT64_C(0x123456789));
         if (i % 8 == 7)
-            printf("%u %016llx %.17g %u %.32s\\n", i, (unsigned long long)sum, x.real, x.small, x.text[0] ? x.text : "-");
+            printf("%u %016llx %.17g %u %.32s\\n", i, (unsigned long long)sum, x.real, x.small,
+                   x.text[0] ? x.text : "-");
     }
     return 0;
 }""")

@@ -8,7 +8,8 @@ cat plain plain plain >data
 key=000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f
 iv=f0e0d0c0b0a090807060504030201000
 
-for name in md5 sha1 sha224 sha256 sha384 sha512 sha512-256 sha3-256 sha3-512 shake128 blake2b512 blake2s256 sm3 ripemd160; do
+for name in md5 sha1 sha224 sha256 sha384 sha512 sha512-256 sha3-256 sha3-512 shake128 blake2b512 \
+    blake2s256 sm3 ripemd160; do
     openssl dgst "-$name" data || echo "$name: none"
 done
 openssl dgst -sha256 -hmac secret data
@@ -16,8 +17,8 @@ openssl dgst -mac cmac -macopt cipher:aes-128-cbc -macopt hexkey:${key:0:32} dat
 openssl kdf -keylen 24 -kdfopt digest:SHA2-256 -kdfopt key:secret -kdfopt salt:salt -kdfopt info:label HKDF
 openssl kdf -keylen 24 -kdfopt pass:secret -kdfopt salt:salt -kdfopt iter:500 PBKDF2
 
-for name in aes-128-cbc aes-192-cbc aes-256-cbc aes-128-ctr aes-256-ctr aes-128-ecb aes-256-cfb aes-128-ofb aes-256-cfb8 \
-    camellia-128-cbc camellia-256-ctr aria-128-cbc sm4-ctr des-ede3-cbc chacha20; do
+for name in aes-128-cbc aes-192-cbc aes-256-cbc aes-128-ctr aes-256-ctr aes-128-ecb aes-256-cfb aes-128-ofb \
+    aes-256-cfb8 camellia-128-cbc camellia-256-ctr aria-128-cbc sm4-ctr des-ede3-cbc chacha20; do
     case $name in *128*|sm4*) k=${key:0:32} ;; *192*|des*) k=${key:0:48} ;; *) k=$key ;; esac
     case $name in des*) v=${iv:0:16} ;; *-ecb) v= ;; *) v=$iv ;; esac
     openssl enc "-$name" -K "$k" ${v:+-iv $v} -in data -out packed || echo "$name: none"

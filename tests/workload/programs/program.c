@@ -76,7 +76,7 @@ static void integers(void)
     }
 }
 
-/* ---- numbers of many digits, a sieve, sorting, a hash table --------------------------------------------------------- */
+/* ---- numbers of many digits, a sieve, sorting, a hash table ------------------------------------------------------ */
 
 static void factorial(void)
 {
@@ -175,7 +175,7 @@ static void hash_table(void)
         }
 }
 
-/* ---- a bytecode interpreter by computed goto: indirect branches without end ----------------------------------------- */
+/* ---- a bytecode interpreter by computed goto: indirect branches without end -------------------------------------- */
 
 static void bytecode(void)
 {
@@ -214,7 +214,7 @@ again:
     mix_u64(b);
 }
 
-/* ---- strings and memory --------------------------------------------------------------------------------------------- */
+/* ---- strings and memory ------------------------------------------------------------------------------------------ */
 
 static void strings(void)
 {
@@ -266,7 +266,7 @@ static void formats(void)
     }
 }
 
-/* ---- floating point ------------------------------------------------------------------------------------------------- */
+/* ---- floating point ---------------------------------------------------------------------------------------------- */
 
 static void doubles(void)
 {
@@ -398,7 +398,7 @@ static void matrix(void)
     mix(c, sizeof c);
 }
 
-/* ---- jumps, signals, faults ------------------------------------------------------------------------------------------ */
+/* ---- jumps, signals, faults -------------------------------------------------------------------------------------- */
 
 static jmp_buf env;
 static sigjmp_buf fault_env;
@@ -475,7 +475,7 @@ static void faults(void)
     mix_u64((uint64_t)signals);
 }
 
-/* ---- code that is written while the program runs ---------------------------------------------------------------------- */
+/* ---- code that is written while the program runs ----------------------------------------------------------------- */
 
 static void written_code(void)
 {
@@ -503,7 +503,7 @@ static void written_code(void)
     munmap(code, 8192);
 }
 
-/* ---- threads and processes --------------------------------------------------------------------------------------------- */
+/* ---- threads and processes --------------------------------------------------------------------------------------- */
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t turn_changed = PTHREAD_COND_INITIALIZER;

@@ -45,7 +45,8 @@ def bigints():
     text = str(3 ** (2000 * SCALE))
     assert int(text) == 3 ** (2000 * SCALE)
     quotient, rest = divmod(math.factorial(400 * SCALE), 7 ** 99 - 2)
-    return digest(a), power, len(text), text[-30:], hex(quotient)[:60], rest, math.isqrt(10 ** 301), math.gcd(a, 2 ** 64 * 3 ** 30)
+    return digest(a), power, len(text), text[-30:], hex(quotient)[:60], rest, \
+        math.isqrt(10 ** 301), math.gcd(a, 2 ** 64 * 3 ** 30)
 
 
 def floats():
@@ -76,12 +77,14 @@ def containers():
     line.rotate(7)
     numbers = sorted(range(2000 * SCALE), key=lambda v: (v * 2654435761) & 0xFFFF)
     sets = {i * i % 1013 for i in range(2000)} ^ {i * 3 % 1013 for i in range(500)}
-    return digest(sorted(table.items())), digest(order), counts.most_common(3), list(line)[:5], digest(numbers), sum(sets), \
+    return digest(sorted(table.items())), digest(order), counts.most_common(3), list(line)[:5], digest(numbers), \
+        sum(sets), \
         bisect.bisect(order, 77)
 
 
 def regexes():
-    text = " ".join(f"{string.ascii_letters[i % 50:i % 50 + 6]}{i}@host{i % 17}.example {i / 7:.3f};" for i in range(400 * SCALE))
+    text = " ".join(f"{string.ascii_letters[i % 50:i % 50 + 6]}{i}@host{i % 17}.example {i / 7:.3f};"
+                    for i in range(400 * SCALE))
     mails = re.findall(r"(\w+)@(host\d+)\.example", text)
     swapped = re.sub(r"(?P<a>[a-f]+)(?P<d>\d+)", lambda m: m["d"] + m["a"].upper(), text)
     lazy = re.findall(r"h.*?(?=;)", text)
@@ -104,7 +107,8 @@ def binary():
     a = array.array("d", (i / 3 for i in range(500)))
     a.byteswap()
     view = memoryview(bytearray(range(256))).cast("H")
-    return digest(out), digest(a.tobytes()), digest(view.tolist()), int.from_bytes(b"\x01\x02\x03" * 9, "little", signed=True)
+    return digest(out), digest(a.tobytes()), digest(view.tolist()), \
+        int.from_bytes(b"\x01\x02\x03" * 9, "little", signed=True)
 
 
 def hashes():
@@ -119,7 +123,8 @@ def hashes():
 
 
 def documents():
-    value = {f"k{i}": [i, i / 3, None, True, {"s": "\u00fc\u4e2d" * (i % 5) + "\\\"\n", "n": -i ** 5}] for i in range(150 * SCALE)}
+    value = {f"k{i}": [i, i / 3, None, True, {"s": "\u00fc\u4e2d" * (i % 5) + "\\\"\n", "n": -i ** 5}]
+             for i in range(150 * SCALE)}
     text = json.dumps(value, sort_keys=True, indent=1)
     assert json.loads(text) == value
     pickled = pickle.dumps(value, protocol=4)
@@ -190,7 +195,8 @@ def functions():
     for i in range(3000 * SCALE):
         c += i + c.missing
     return ways(60, 60), list(itertools.islice(primes(), 300 * SCALE))[-3:], [fails(i) for i in range(5)], order, c.n, \
-        digest(list(itertools.permutations("abcdef"))), eval("sum(x*x for x in range(1000))")  # pylint: disable=eval-used
+        digest(list(itertools.permutations("abcdef"))), \
+        eval("sum(x*x for x in range(1000))")  # pylint: disable=eval-used
 
 
 def with_threads():
@@ -250,8 +256,8 @@ def turtle():
     return digest(out.getvalue())
 
 
-PARTS = (bigints, floats, containers, regexes, binary, hashes, documents, compression, exact, functions, with_threads, foreign,
-         database, turtle)
+PARTS = (bigints, floats, containers, regexes, binary, hashes, documents, compression, exact, functions, with_threads,
+         foreign, database, turtle)
 sys.set_int_max_str_digits(0)
 for part in PARTS:
     print(f"{part.__name__}: {part()}", flush=True)

@@ -1,7 +1,9 @@
 #!/bin/bash
 # The usual tools, in pipes: sorting, searching, compression, digests.
 # shell.sh LINES
-seq 1 "$1" | awk '{ printf "%d %s %.6f %x\n", $1 * 7919 % 10007, substr("abcdefghijklmnop", $1 % 13 + 1, 3), $1 / 7, $1 * 77 }' >data
+seq 1 "$1" | awk '{
+    printf "%d %s %.6f %x\n", $1 * 7919 % 10007, substr("abcdefghijklmnop", $1 % 13 + 1, 3), $1 / 7, $1 * 77
+}' >data
 sum() {
     echo "$1: $(sha256sum | cut -c 1-40)"
 }
@@ -14,10 +16,12 @@ grep -E '(ab|cd)c? [0-9]+\.1' data | sum grep
 grep -c -P '(\d)\1(?=\.)' data
 sed -E 's/([a-p]+) ([0-9]+)/\2-\1/; y/abc/XYZ/; /7$/d' data | sum sed
 tr a-p A-P <data | cut -d ' ' -f 2- | rev | tac | paste - - | fold -w 50 | sum "tr cut rev tac paste fold"
-awk '{ n[$2] += $1; s += sqrt($3) * sin($1) } END { for (k in n) print k, n[k] | "sort"; close("sort"); printf "%.9f\n", s }' data | sum awk
+awk '{ n[$2] += $1; s += sqrt($3) * sin($1) }
+    END { for (k in n) print k, n[k] | "sort"; close("sort"); printf "%.9f\n", s }' data | sum awk
 for tool in gzip bzip2 xz; do
     $tool -k data
-    $tool -dc data.* | cmp - data && echo "$tool: $(wc -c <"$(ls data.*)") $(tail -c +11 data.* | sha256sum | cut -c 1-40)"
+    $tool -dc data.* | cmp - data &&
+        echo "$tool: $(wc -c <"$(ls data.*)") $(tail -c +11 data.* | sha256sum | cut -c 1-40)"
     rm data.*
 done
 for tool in md5sum sha1sum sha224sum sha256sum sha384sum sha512sum b2sum cksum sum; do

@@ -62,7 +62,8 @@ cat schema.sql queries.sql changes.sql queries.sql | sqlite3 :memory: >memory.ou
 echo "in memory: status $?, $(wc -l <memory.out) lines, $(sha256sum <memory.out)"
 cat schema.sql queries.sql | sqlite3 plain.db >file1.out 2>&1
 echo "in a file: status $?, $(sha256sum <file1.out)"
-(echo "create index sale_day on sale(day, amount); create index item_name on item(name); analyze; pragma journal_mode=wal;"
+(echo "create index sale_day on sale(day, amount); create index item_name on item(name); analyze;
+    pragma journal_mode=wal;"
     cat changes.sql queries.sql) | sqlite3 plain.db >file2.out 2>&1
 echo "with indices: status $?, $(sha256sum <file2.out)"
 sqlite3 plain.db .dump >dump.sql
