@@ -3,7 +3,6 @@
 The programs are C of the project's own (bench/programs), one static executable with a name for each. build() makes it.
 """
 
-import functools
 import os
 import re
 import shlex
@@ -74,16 +73,15 @@ def choose(only):
     return chosen
 
 
-@functools.cache
 def build(output=os.path.join(BUILD, "programs"), extra=()):
     """Compiles the programs unless that has been done since they were changed: the path. RuntimeError tells what the
     compiler said."""
     sources = sorted(os.path.join(SOURCES, name) for name in os.listdir(SOURCES) if name.endswith(".c"))
     # Nothing of the host's own: the same code must run in every guest.
     command = [*shlex.split(os.environ.get("CC", "cc")), "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra",
-               "-static", *extra, "-o", output, *sources, "-lpthread", "-lm"]
+               "-static", *extra, *sources, "-lpthread", "-lm"]
     inputs = [os.path.join(SOURCES, name) for name in os.listdir(SOURCES)] + [os.path.abspath(__file__)]
-    record = output + ".command"
+    record, part = output + ".command", f"{output}.{os.getpid()}"
     try:
         with open(record, encoding="utf-8") as file:
             same = file.read() == shlex.join(command)
@@ -92,10 +90,11 @@ def build(output=os.path.join(BUILD, "programs"), extra=()):
     except OSError:
         pass
     os.makedirs(os.path.dirname(output), exist_ok=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                          text=True, errors="replace", check=False)
+    done = subprocess.run(command + ["-o", part], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          stdin=subprocess.DEVNULL, text=True, errors="replace", check=False)
     if done.returncode:
         raise RuntimeError(f"the programs do not compile: {shlex.join(command)}\n{done.stdout}")
+    os.replace(part, output)
     with open(record, "w", encoding="utf-8") as file:
         file.write(shlex.join(command))
     return output

@@ -1,11 +1,13 @@
 """Boots a guest of the benchmark, under xhyve or QEMU, and runs its programs there; and the same natively."""
 
+import atexit
 import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import catalogue
@@ -28,12 +30,28 @@ LIMIT, BOOT = 120, 60
 CLOCK, CONSOLE = 0.05, 0.05
 
 
+@functools.cache
+def folder():
+    """A folder of this process's own, which ends with it: a run is not to see what another one makes meanwhile."""
+    os.makedirs(catalogue.BUILD, exist_ok=True)
+    path = tempfile.mkdtemp(prefix="run-", dir=catalogue.BUILD)
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.cache
+def programs():
+    """The programs, as they were when this run began."""
+    return shutil.copy2(catalogue.build(), os.path.join(folder(), "programs"))
+
+
+@functools.cache
 def initrd():
     """The demo's initrd with the programs, and with the agent of the boot tests in the place of the shell."""
-    path = os.path.join(catalogue.BUILD, "initrd.cpio")
+    path = os.path.join(folder(), "initrd.cpio")
     subprocess.run([os.path.join(TOP, "scripts", "make-initrd.sh"), "-k", harness.kernel("cloud"),
                     "-m", "button", "-m", "evdev", "-a", os.path.join(TOP, "tests", "boot", "agent.sh"),
-                    "-f", f"{catalogue.build()}=bin/programs", path], check=True, stdin=subprocess.DEVNULL)
+                    "-f", f"{programs()}=bin/programs", path], check=True, stdin=subprocess.DEVNULL)
     return path
 
 
@@ -43,7 +61,7 @@ def qemu():
 
 @functools.cache
 def tsc_khz():
-    said = subprocess.run([catalogue.build(), "tsc"], stdout=subprocess.PIPE, check=True, text=True).stdout
+    said = subprocess.run([programs(), "tsc"], stdout=subprocess.PIPE, check=True, text=True).stdout
     return said.split()[1]
 
 
@@ -177,7 +195,7 @@ def differ(inside, outside):
 
 def try_session(column, argv, plan, record):
     """QEMU 7.2 now and then hangs before the kernel's first message; such a run is counted and repeated."""
-    peer = column != XHYVE
+    peer, failure = column != XHYVE, None
     for _ in range(5 if peer else 1):
         try:
             session(column, argv, plan, record)
@@ -185,19 +203,19 @@ def try_session(column, argv, plan, record):
         except Wrong as error:
             record.fail(column, str(error).split(":", 1)[0], str(error))
             return
-        except harness.Failure as failure:
+        except harness.Failure as error:
+            failure = error
             if not peer:
-                record.fail(column, "boot", str(failure))
-                return
+                break
             record.hangs[column] = record.hangs.get(column, 0) + 1
-    record.fail(column, "boot", f"{column} hung in five runs on end")
+    record.fail(column, "boot", f"{'five runs on end failed; the last: ' if peer else ''}{failure}")
 
 
 def native(plan, record, cpus=None):
     """The programs on the host itself; cpus: on which processors."""
     for key, program in plan["programs"]:
         try:
-            done = subprocess.run([catalogue.build(), program, str(plan["percent"])], stdout=subprocess.PIPE,
+            done = subprocess.run([programs(), program, str(plan["percent"])], stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LIMIT, text=True,
                                   check=False, preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None)
         except subprocess.TimeoutExpired:

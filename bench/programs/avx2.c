@@ -13,18 +13,19 @@ int bench_has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cp
 
 __attribute__((target("avx2,fma"))) static double dot(const double *x, const double *y)
 {
-    __m256d sum[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
+    __m256d sum[3] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
     double parts[4];
 
-    for (size_t i = 0; i < N; i += 16) {
-        __m256d products[4];
+    for (size_t i = 0; i < N; i += 32) {
+        __m256d products[8];
 
-        for (size_t k = 0; k < 4; k++)
+        for (size_t k = 0; k < 8; k++)
             products[k] = _mm256_mul_pd(_mm256_loadu_pd(x + i + 4 * k), _mm256_loadu_pd(y + i + 4 * k));
-        sum[0] = _mm256_add_pd(sum[0], _mm256_add_pd(products[0], products[1]));
-        sum[1] = _mm256_fmadd_pd(products[2], products[3], sum[1]);
+        for (size_t k = 0; k < 6; k += 2)
+            sum[k & 2] = _mm256_add_pd(sum[k & 2], _mm256_add_pd(products[k], products[k + 1]));
+        sum[1] = _mm256_fmadd_pd(products[6], products[7], sum[1]);
     }
-    _mm256_storeu_pd(parts, _mm256_add_pd(sum[0], sum[1]));
+    _mm256_storeu_pd(parts, _mm256_add_pd(_mm256_add_pd(sum[0], sum[1]), sum[2]));
     return parts[0] + parts[1] + parts[2] + parts[3];
 }
 
@@ -45,7 +46,7 @@ __attribute__((target("avx2,fma"))) static uint64_t bytes(const double *x)
 
 uint64_t bench_avx2(struct bench *b)
 {
-    unsigned rounds = bench_scale(b, 15000);
+    unsigned rounds = bench_scale(b, 12000);
     struct bench_random r = {13};
     double *x = bench_alloc(N + 1, sizeof(*x)), *y = bench_alloc(N + 1, sizeof(*y));
     uint64_t sum = 0;
