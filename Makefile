@@ -3,7 +3,7 @@
 #   make              build/xhyve
 #   make demo         boot Linux to a shell, after installing and fetching what that needs
 #   make check        all tests; the last line counts them
-#   make check-kvm    guests on KVM, in a machine whose AMD-V is emulated
+#   make check-kvm    those that need KVM, in a machine whose AMD-V is emulated
 #   make check-long   the tests that take an hour
 #   make soak         an hour of real programs on 2 vCPUs (MINUTES=60)
 #   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h)

@@ -26,6 +26,7 @@ LIMIT = 20  # seconds for a case; in the rig the slowest takes about 5
 PROCESSOR = "EPYC"  # of tests/nested/rig.py
 
 NONE = "(nothing)"
+STUCK = 3  # status of the program: a case cannot be ended
 
 
 def _module(path):
@@ -171,7 +172,7 @@ def stuck():
                     print(f"{name}: {file.read()}", file=sys.stderr, flush=True)
         except OSError:
             pass
-    os._exit(3)
+    os._exit(STUCK)
 
 
 def main():

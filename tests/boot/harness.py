@@ -6,7 +6,8 @@ build/test-logs afterwards.
 
     XHYVE=path     the program under test (default: build/xhyve)
     ACCEL=name     its accelerator (default: soft); XHYVE_OPTIONS: more options for every run, with spaces between
-    BESIDES=regex  what a kernel's log may hold all the same, where the fault is that of the machine below
+    BESIDES=regex  what a kernel's log may hold all the same, where the fault is that of the machine below; a warning
+                   with its trace is taken as one piece
     SLOW=factor    all time limits are multiplied by it (for a sanitizer build, or a busy machine)
 """
 
@@ -40,6 +41,10 @@ QUICK = "console=ttyS0 cryptomgr.notests"
 TROUBLE = re.compile(
     r"(BUG:|WARNING: CPU|Call Trace|general protection|Oops|unable to handle|ACPI (BIOS )?(Error|Warning)|ACPI Exception|"
     r"soft lockup|rcu: INFO|\[Firmware Bug\]|nobody cared|MP-BIOS bug|Marking TSC unstable|Spurious interrupt)")
+
+
+# A warning of the kernel's, with registers and trace.
+REPORT = re.compile(r"-\[ cut here \]-.*?-\[ end trace \w+ \]-", re.S)
 
 
 class Failure(Exception):
@@ -223,8 +228,12 @@ class Guest:
         """Nothing the kernel said so far looks like trouble."""
         text = plain(self.seen)
         allowed = [regex for regex in (besides, os.environ.get("BESIDES")) if regex]
-        for line in text.split("\n"):
-            if TROUBLE.search(line) and not any(re.search(regex, line) for regex in allowed):
+
+        def fine(piece):
+            return any(re.search(regex, piece) for regex in allowed)
+
+        for line in REPORT.sub(lambda report: "" if fine(report[0]) else report[0], text).split("\n"):
+            if TROUBLE.search(line) and not fine(line):
                 raise Failure(f"the kernel complains: {line.strip()}")
 
     # ---- the end ----------------------------------------------------------------------------------------------------

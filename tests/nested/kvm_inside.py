@@ -27,9 +27,11 @@ harness.ACCEL = "kvm"
 # Both have been made outside, where it takes a second; test_kvm.py sees to it.
 harness._made.update({("kernel", "cloud"): (True, ""), "test-cloud-button-evdev": True})  # pylint: disable=protected-access
 MODES = ("split", "kernel", "user")
+TRIALS = 8  # of /dev/kvm: see proven()
 
-# What the emulated processor outside is to blame for; guests of QEMU's own KVM say the same there.
-RIG = r"xstate\.c|Call Trace|Marking TSC unstable|WARNING: CPU"
+# What the emulated processor outside is to blame for; guests of QEMU's own KVM say the same there. QEMU before 9.1 lets
+# XSETBV past KVM, so the XSAVE size that KVM tells of is another one; and the TSCs of two emulated CPUs are not in step.
+RIG = r"xstate\.c:\d+ fpu__init_system_xstate\+|Marking TSC unstable due to TSCs unsynchronized$"
 
 
 def options(mode, cpus, *more):
@@ -213,12 +215,29 @@ def chosen(*prefix):
                "-f", f"multiboot,{payloads()}/poweroff64")[2]
 
 
+def proven():
+    """The trial has 200 ms, which here pass while a busy host runs others and while QEMU translates code for the first
+    time: one of a few trials passes, and all that fail do for want of time."""
+    said = []
+    for _ in range(TRIALS):
+        said.append(verdict())
+        if said[-1] == "works":
+            return
+        expect("ms of work" in said[-1], f"verdict: {said[-1]}")
+    raise Failure(f"no trial passes: {said}")
+
+
 @test("the choice of an accelerator")
 def choice(t):
     device = os.stat("/dev/kvm")
     with t.case("KVM is proven to work"):
-        expect_equal(verdict(), "works", "verdict")
-        expect("exits" in chosen(), "auto did not take it")
+        proven()
+    with t.case("auto takes it"):
+        for left in range(TRIALS, 0, -1):
+            said = chosen()
+            if "exits" in said:
+                break
+            expect("ms of work" in said and left > 1, said)
     with t.case("a KVM that may not be opened: the group is named"):
         os.chown("/dev/kvm", 0, 27)
         os.chmod("/dev/kvm", 0o660)
@@ -243,7 +262,7 @@ def choice(t):
         expect(len(about) == 1 and "missing" in about[0] and "next accelerator" in about[0], said)
         expect(status == 1 and "missing" in explicit, f"-a kvm: {status}: {explicit}")
     with t.case("and it is found again"):
-        expect_equal(verdict(), "works", "verdict")
+        proven()
 
 
 def main():

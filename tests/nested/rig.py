@@ -13,6 +13,12 @@ The machine sees the host's files read-only, through 9p; in it
 so a command finds the same programs, the same checkout and the same working directory as outside. Files made on the
 host after the machine has looked into their folder may not show in it.
 
+The machine can break by itself, for QEMU's SVM is not flawless. Under two busy CPUs each in a guest, even one that is
+four instructions long, its kernel loses its stack now and then, some minutes apart. And an interrupt that is injected
+into a guest can arrive there twice if QEMU leaves its loop before the guest exits (the exception's number stays set
+after VMRUN): with one thread for all CPUs, which leaves it all the time, hardly a guest boots, so each CPU has a thread.
+RigBroken tells a machine that died from a command that failed. again() says what a test may make of it.
+
 Nothing outlives the Python process that made a rig: the kernel kills QEMU with it, and the machine switches itself off
 when its line to the host goes dead. Python's own library only.
 
@@ -60,6 +66,10 @@ class RigError(Exception):
 
 class RigMissing(RigError):
     """Something that the rig is made of is not there, and cannot be had."""
+
+
+class RigBroken(RigError):
+    """The machine itself failed: its kernel crashed, or nobody in it answers any more."""
 
 
 class RigTimeout(RigError):
@@ -300,7 +310,7 @@ class NestedRig:
         # QEMU names each feature of an EPYC that TCG has not.
         lines += [line for line in (self.trouble or "").split("\n") if "TCG doesn't support" not in line]
         said = "".join(f"\n    | {line}" for line in lines if line)
-        return RigError(f"the nested rig's machine {what}{said}")
+        return RigBroken(f"the nested rig's machine {what}{said}")
 
     def _mount(self, kind, folder, begin):
         self._send(kind, os.fsencode(folder))
@@ -350,6 +360,13 @@ class NestedRig:
 
 
 _shared = None
+
+
+def again(error):
+    """What the result of a second try has to say: that the machine broke, and its last word. One second try is fair."""
+    words = [line.strip(" |") for line in str(error).split("\n")]
+    last = next((line for line in words if re.search(r"panic|BUG|Oops", line)), words[0])
+    return f"AGAIN in a new machine, for the first one broke: {re.sub(r'^.[ 0-9.]+. |#', '', last)}"
 
 
 def shared():
