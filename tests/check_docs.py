@@ -6,7 +6,7 @@
     tests/check_docs.py --self-test   show that each rule can fail, on texts spoiled for it
 
 docs/xhyve.1 and the usage text name what the command line accepts, no less and no more. That is read out of the source:
-letters from getopt's string in cmdline.c, settings from the table in names.c, devices and ways to boot from devices.c,
+letters from getopt's string in cmdline.c, settings from the tables in names.c and in the translator's options.c, devices and ways to boot from devices.c,
 accelerators from accel/table.c.
 
 Files that a .md file names between backquotes or links to exist, and so do functions: `name()`. A block that opens with
@@ -20,7 +20,7 @@ import subprocess
 import sys
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PAGE, ACCELERATORS = "docs/xhyve.1", "src/accel/table.c"
+PAGE, ACCELERATORS, TRANSLATOR = "docs/xhyve.1", "src/accel/table.c", "src/cpu/jit/options.c"
 SOURCES = ["cmdline.c", "names.c", "devices.c"]
 
 
@@ -30,7 +30,7 @@ def read(project, path):
 
 
 def texts_of(project):
-    return {PAGE: read(project, PAGE), ACCELERATORS: read(project, ACCELERATORS),
+    return {**{path: read(project, path) for path in (PAGE, ACCELERATORS, TRANSLATOR)},
             **{name: read(project, f"src/config/{name}") for name in SOURCES}}
 
 
@@ -45,11 +45,12 @@ def accepted(texts):
     spec = re.search(r'getopt\([^"]*"\+?:?([^"]*)"', texts["cmdline.c"])
     letters = re.findall(r"(\w)(:?)", spec.group(1)) if spec else []
     settings = re.findall(r'\.name = "([^"]+)"', between(texts["names.c"], "settings[] = {", "\n};"))
+    options = re.findall(r'{"(jit[^"]*)"', between(texts[TRANSLATOR], "options[] = {", "\n};"))
     pci = re.findall(r'{"([\w-]+)', between(texts["devices.c"], "pci_devices[] = {", "\n};"))
     lpc = re.findall(r'{"([\w.-]+)', between(texts["devices.c"], "lpc_devices[] = {", "\n};"))
     boots = re.findall(r'{"(\w+)", BOOT_', texts["devices.c"])
     return {"letters": {a for a, _ in letters}, "arguments": {a for a, colon in letters if colon},
-            "settings": set(settings), "pci": set(pci), "lpc": set(lpc), "boots": set(boots),
+            "settings": set(settings), "options": set(options), "pci": set(pci), "lpc": set(lpc), "boots": set(boots),
             "accelerators": set(re.findall(r"&accel_(\w+)", texts[ACCELERATORS]))}
 
 
@@ -87,7 +88,7 @@ def check(texts):
 
     names = section(page, "OPTIONS BY NAME")
     found = set(re.findall(r"^\.It Va (\S+)", names, re.M))
-    compare(PAGE, know["settings"] | {"pci.0.SLOT.FUNCTION.device"}, found, "setting ")
+    compare(PAGE, know["settings"] | know["options"] | {"pci.0.SLOT.FUNCTION.device"}, found, "setting ")
 
     devices = section(page, "DEVICES") + "\n" + section(page, "CAVEATS")
     expanded = know["pci"] | {name for name in know["lpc"] if ".." not in name}
@@ -179,6 +180,7 @@ def self_test():
         (PAGE, ".It Cm dummy", ".It Cm dumb", "device dummy is missing"),
         (PAGE, ".It Fl f Cm multiboot", ".It Fl f Cm multi", "-f multiboot is missing"),
         ("names.c", '{.name = "uuid"', '{.name = "guid"', "setting guid is missing"),
+        (TRANSLATOR, '{"jit.chain"', '{"jit.chains"', "setting jit.chains is missing"),
         ("cmdline.c", '"  -w  ', '"      ', "usage text: option -w is missing"),
         (ACCELERATORS, "&accel_soft,", "&accel_soft, &accel_hard,", "description: accelerator hard is missing"),
         ("cmdline.c", "-a auto|", "-a auto|hard|", "usage text: accelerator hard is not accepted"),

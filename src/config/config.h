@@ -28,6 +28,7 @@ struct vm_config {
     char *pid_file;  /* NULL: none */
     char *accel;     /* "auto" or an accelerator's name */
     char *cpu_model; /* NULL: max */
+    char *jit;       /* "jit.NAME=VALUE,...": what was said of the translator, or NULL */
     char *irqchip;   /* "split", "kernel", "user"; NULL: the accelerator's choice */
 
     unsigned cpus, sockets, cores, threads; /* cpus = sockets * cores * threads after config_finish() */

@@ -216,6 +216,19 @@ static int set_pci(struct vm_config *c, const char *as, const char *name, const 
     return config_slot(c, text, why, n);
 }
 
+/* jit, jit.NAME: the accelerator soft knows which there are (cpu/jit/options.c). */
+static int set_jit(struct vm_config *c, const char *as, const char *name, const char *value, char *why, size_t n)
+{
+    char *text;
+    if (!*value || strchr(value, ','))
+        return config_error(why, n, "%s: expected a value, found '%s'", as, value);
+    if (asprintf(&text, "%s%s%s=%s", c->jit ? c->jit : "", c->jit ? "," : "", name, value) < 0)
+        return config_error(why, n, "out of memory");
+    free(c->jit);
+    c->jit = text;
+    return 0;
+}
+
 int config_set(struct vm_config *c, const char *as, const char *name, const char *value, char *why, size_t n)
 {
     for (unsigned i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
@@ -223,6 +236,8 @@ int config_set(struct vm_config *c, const char *as, const char *name, const char
             return apply(c, &settings[i], as, value, why, n);
     if (strncmp(name, "pci.", 4) == 0)
         return set_pci(c, as, name, value, why, n);
+    if (strcmp(name, "jit") == 0 || strncmp(name, "jit.", 4) == 0)
+        return set_jit(c, as, name, value, why, n);
     return config_error(why, n, "%s: unknown name '%s'; see OPTIONS BY NAME in xhyve(1)", as, name);
 }
 
@@ -276,6 +291,7 @@ void config_free(struct vm_config *c)
     free(c->accel);
     free(c->cpu_model);
     free(c->irqchip);
+    free(c->jit);
     free(c->debugcon);
     free(c->kernel);
     free(c->initrd);

@@ -37,6 +37,7 @@ struct machine {
     uint64_t term_ns; /* when the first SIGTERM came; 0: none yet */
     bool quit;        /* a signal asked for the end, whatever else goes on */
     int pid_file_fd;  /* -1: none */
+    char *accel_options;
     char why[512];
 };
 
@@ -190,6 +191,26 @@ static int build_cpuid(struct machine *m, const struct accel_ops *accel)
     return err;
 }
 
+static int set_accel_options(struct machine *m, const struct accel_ops *accel)
+{
+    const struct vm_config *c = m->config;
+    if (c->jit && !accel->translates) {
+        snprintf(m->why, sizeof(m->why), "-o %s: the accelerator %s has no translator; -a soft does", c->jit,
+                 accel->name);
+        return -EINVAL;
+    }
+    if (!c->jit && !c->stats)
+        return 0;
+    if (asprintf(&m->accel_options, "%s%s%s", c->jit ? c->jit : "", c->jit && c->stats ? "," : "",
+                 c->stats ? "stats=exit" : "") < 0) {
+        m->accel_options = NULL;
+        snprintf(m->why, sizeof(m->why), "out of memory");
+        return -ENOMEM;
+    }
+    m->vm->accel_options = m->accel_options;
+    return 0;
+}
+
 static int build_vm(struct machine *m, const struct accel_ops *accel)
 {
     const struct vm_config *c = m->config;
@@ -211,6 +232,9 @@ static int build_vm(struct machine *m, const struct accel_ops *accel)
     for (unsigned i = 0; i < vm->nvcpus; i++)
         vm->vcpu[i]->host_cpu = c->pin[i];
     vm->tsc_hz = accel->tsc_hz;
+    err = set_accel_options(m, accel);
+    if (err)
+        return err;
     if (accel->vm_open) {
         err = accel->vm_open(vm, c->irqchip, m->why, sizeof(m->why));
     } else if (c->irqchip && strcmp(c->irqchip, "user") != 0) {
@@ -358,6 +382,7 @@ int machine_run(const struct vm_config *config)
     }
     tear_down(m);
     tty_restore();
+    free(m->accel_options);
     free(m);
     return status;
 }

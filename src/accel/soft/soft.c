@@ -22,6 +22,17 @@ static int soft_probe(char *why, size_t n)
     return 0;
 }
 
+static int soft_vm_open(struct vm *vm, const char *irqchip, char *why, size_t n)
+{
+    struct jit_options options;
+    vm->irqchip = IRQCHIP_USER;
+    if (irqchip && strcmp(irqchip, "user") != 0) {
+        snprintf(why, n, "-o irqchip=%s: the accelerator soft has user only", irqchip);
+        return -EINVAL;
+    }
+    return jit_options_parse(&options, vm->accel_options, why, n);
+}
+
 static void soft_written(void *arg, uint64_t gpa, uint64_t len) { code_written(arg, NULL, gpa, len); }
 
 static int soft_vm_init(struct vm *vm)
@@ -120,6 +131,8 @@ static void soft_stats(struct vm *vm)
 const struct accel_ops accel_soft = {
     .name = "soft",
     .probe = soft_probe,
+    .translates = true,
+    .vm_open = soft_vm_open,
     .vm_init = soft_vm_init,
     .vm_fini = soft_vm_fini,
     .vcpu_init = soft_vcpu_init,

@@ -18,13 +18,11 @@
 #include "cpu/flags.h"
 #include "cpu/jit/int.h"
 
-#define CACHE_SIZE MiB(32)
 #define MAX_BLOCKS (256 * 1024)
 #define MAX_EXITS (512 * 1024)
 #define MAX_CODE_PAGES (64 * 1024)
 #define HASH_BITS 16
 #define HASH_SIZE (1u << HASH_BITS)
-#define THRESHOLD 8 /* times that a block is interpreted before it is translated */
 
 static uint32_t hash(uint64_t v) { return (uint32_t)(v * UINT64_C(0x9e3779b97f4a7c15) >> (64 - HASH_BITS)); }
 
@@ -68,9 +66,15 @@ int jit_new(struct cpu *cpu)
     struct jit *jit = calloc(1, sizeof *jit);
     if (!jit)
         return -ENOMEM;
+    char why[256];
+    int err = jit_options_parse(&jit->opt, cpu->vcpu->vm->accel_options, why, sizeof why);
+    if (err || !jit->opt.on) {
+        free(jit);
+        return err ? err : -ENOTSUP;
+    }
     jit->cpu = cpu;
     cpu->jit = jit;
-    int err = os_jitmem_new(&jit->mem, CACHE_SIZE);
+    err = os_jitmem_new(&jit->mem, jit->opt.cache);
     jit->blocks = reserve(MAX_BLOCKS * sizeof *jit->blocks);
     jit->exits = reserve(MAX_EXITS * sizeof *jit->exits);
     jit->pages = reserve(MAX_CODE_PAGES * sizeof *jit->pages);
@@ -324,7 +328,8 @@ bool jit_run(struct cpu *cpu)
 void jit_count(struct cpu *cpu, struct block *b)
 {
     struct jit *jit = cpu->jit;
-    if (b->untranslatable || !b->cached || b->crosses || (b->runs < THRESHOLD && ++b->runs < THRESHOLD))
+    if (b->untranslatable || !b->cached || b->crosses ||
+        (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
         return;
     if (full(jit))
         jit_flush(cpu);

@@ -103,6 +103,7 @@ struct tr {
 
 struct jit {
     struct cpu *cpu;
+    struct jit_options opt;
     struct os_jitmem mem;
     uint32_t used, fixed;                            /* bytes of the cache: in all, and by the stubs that stay */
     uint32_t enter, leave, leave_link, leave_interp; /* offsets of stubs */

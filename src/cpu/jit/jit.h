@@ -17,6 +17,32 @@
 struct block;
 struct jit;
 
+/*
+ * What is asked of the translator (-o jit, -o jit.NAME). Each optimisation can
+ * be switched off; what is below them makes rare ways frequent, for tests.
+ */
+struct jit_options {
+    bool on;
+    bool chain;      /* blocks are joined, indirect jumps looked up: else each block ends in the dispatcher */
+    bool elide;      /* TLB checks that an earlier one answers are left out */
+    bool flags;      /* flags known to be dead are overwritten by checks */
+    bool string;     /* repeated string instructions as host memory operations */
+    bool superblock; /* blocks go on behind branches */
+    bool vector;     /* vector and x87 instructions are the host's own */
+    bool slow;       /* every memory access takes the cold path first */
+    bool lockstep;   /* each block is compared with the interpreter: jit/lockstep.c; implies no chain, no superblock */
+    bool perf;       /* /tmp/perf-PID.map */
+    bool stats;      /* count what costs time to count (-o stats=exit) */
+    uint64_t cache;  /* bytes of generated code, for each vCPU */
+    uint64_t threshold; /* times that a block is interpreted before it is translated */
+    uint64_t exits;     /* generated code is left without a reason once in so many times; 0: never */
+    uint64_t tlb;       /* first-level entries that hold something at the same time: 1 to TLB_ENTRIES */
+};
+
+void jit_options_default(struct jit_options *);
+/* text: "name=value,...", NULL for the defaults. 0; -EINVAL with one line in why[n], -ENOMEM. Any thread. */
+int jit_options_parse(struct jit_options *, const char *text, char *why, size_t n);
+
 /* Whether the code that runs now is of the kind that is translated. */
 static inline bool jit_serves(const struct cpu *cpu)
 {
@@ -24,8 +50,9 @@ static inline bool jit_serves(const struct cpu *cpu)
 }
 
 /*
- * Gives a CPU of cpu_new() its translator; cpu_free() takes it away. -ENOTSUP:
- * this host cannot (it is not x86-64, or has no BMI2); -ENOMEM.
+ * Gives a CPU of cpu_new() its translator; cpu_free() takes it away.
+ * The options are vm->accel_options. -ENOTSUP: this host cannot (it is not
+ * x86-64, or has no BMI2), or jit=off; -EINVAL; -ENOMEM.
  */
 int jit_new(struct cpu *);
 void jit_free(struct cpu *);
