@@ -96,6 +96,11 @@ def arithmetic():
     yield "the mean is geometric", near(rows["integer"]["ratio"], 1), rows["integer"]
 
     record = sample()
+    record.samples[NATIVE]["threads2"] = record.samples[NATIVE]["threads1"]
+    rows, _ = rows_of(record)
+    yield "no gain natively: nothing to compare with", rows["threads"]["verdict"] == table.UNCLEAR, rows["threads"]
+
+    record = sample()
     record.samples[MICROVM]["sort"] = [0.1]
     rows, _ = rows_of(record)
     yield "the better machine, program by program", near(rows["integer"]["ratio"], 0.5 * 4 ** (1 / 6)), rows["integer"]
