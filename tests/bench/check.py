@@ -146,6 +146,11 @@ def failures():
     rows, _ = rows_of(record)
     yield "nothing of xhyve is a failure", rows["boot"]["verdict"] == table.FAILED, rows["boot"]
 
+    begin = (5, 100, 100.5)
+    for seconds, good in ((10, True), (10.9, True), (9.2, True), (8.9, False), (11.6, False), (0, False)):
+        complaint = guests.compare(begin, (begin[0] + seconds, 110, 110.5))
+        yield f"{seconds} s in a guest, 9.5 to 10.5 outside", (complaint is None) == good, complaint
+
     rows, _ = rows_of(sample(), catalogue.choose("sort,start"))
     yield "only what was chosen", sorted(rows) == ["sort", "start"], sorted(rows)
     try:
