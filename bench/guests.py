@@ -191,8 +191,8 @@ def clocks(guest):
 
 
 def compare(begin, end):
-    """Two of clocks(): what is wrong with the guest's, or None. A busy host that answers late is no excuse, nor needs one:
-    what passed in the guest is between the least and the most that may have passed here."""
+    """Two of clocks(): what is wrong with the guest's, or None. A host that answers late does no harm: what passed in the
+    guest is between the least and the most that may have passed here."""
     inside, least, most = end[0] - begin[0], end[1] - begin[2], end[2] - begin[1]
     if least * (1 - CLOCK) <= inside <= most * (1 + CLOCK):
         return None

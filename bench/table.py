@@ -113,7 +113,7 @@ class Table:
             self.notes.append("two threads: the ratio is xhyve's gain to the native one, at least the limit")
             if gains[NATIVE] is not None and gains[NATIVE] < REAL_GAIN and self.rows[-1]["verdict"] != FAILED:
                 self.rows[-1]["verdict"] = UNCLEAR
-                self.notes.append(f"two threads: natively they gain {gains[NATIVE]:.2f} only, so this host was too busy")
+                self.notes.append(f"two threads: natively they gain {gains[NATIVE]:.2f} only; the host is too busy")
         if "native" in chosen:
             programs = catalogue.GROUPS["integer"][2]
             ratio = mean(self.share(self.median(XHYVE, name), self.median(NATIVE, name)) for name in programs)
