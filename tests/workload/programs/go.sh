@@ -10,6 +10,7 @@ export PATH=/usr/sbin:/usr/bin LC_ALL=C LANG=C TZ=UTC HOME=/tmp TMPDIR=/tmp SOUR
 export PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 PERL_HASH_SEED=0
 umask 022
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+[ -d /dev/shm ] || { mkdir /dev/shm && mount -t tmpfs tmpfs /dev/shm; }
 mkdir -p /tmp/work /tmp/said
 names=()
 while [ $# -ge 2 ]; do

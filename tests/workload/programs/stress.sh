@@ -10,3 +10,4 @@ if [ $status -ne 0 ] || ! grep -q 'successful run completed' said; then
     cat said
 fi
 echo "$name: status $status"
+exit $status
