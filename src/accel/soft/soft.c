@@ -120,11 +120,15 @@ static void soft_kick(struct vcpu *vcpu)
 static void soft_stats(struct vm *vm)
 {
     for (unsigned i = 0; i < vm->nvcpus; i++) {
-        const struct cpu *cpu = vm->vcpu[i]->accel;
-        if (cpu)
-            log_info("cpu %u: %llu instructions, %llu blocks built, %llu dropped, %llu cache flushes", i,
-                     (unsigned long long)cpu->icount, (unsigned long long)cpu->blocks->built,
-                     (unsigned long long)cpu->blocks->dropped, (unsigned long long)cpu->blocks->flushes);
+        struct cpu *cpu = vm->vcpu[i]->accel;
+        if (!cpu)
+            continue;
+        log_info("cpu %u: %llu instructions, %llu translated ones among them, %llu blocks built, %llu dropped, %llu "
+                 "cache flushes",
+                 i, (unsigned long long)(cpu->icount + cpu->words.insns_run), (unsigned long long)cpu->words.insns_run,
+                 (unsigned long long)cpu->blocks->built, (unsigned long long)cpu->blocks->dropped,
+                 (unsigned long long)cpu->blocks->flushes);
+        jit_stats_print(cpu, i);
     }
 }
 

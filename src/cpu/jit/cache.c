@@ -74,6 +74,8 @@ int jit_new(struct cpu *cpu)
     }
     jit->cpu = cpu;
     cpu->jit = jit;
+    if (jit->opt.stats)
+        jit->accounts = jit_accounts_new();
     err = os_jitmem_new(&jit->mem, jit->opt.cache);
     jit->blocks = reserve(MAX_BLOCKS * sizeof *jit->blocks);
     jit->exits = reserve(MAX_EXITS * sizeof *jit->exits);
@@ -109,6 +111,7 @@ void jit_free(struct cpu *cpu)
     if (!jit)
         return;
     cpu->jit = NULL;
+    free(jit->accounts);
     os_jitmem_free(&jit->mem);
     release(jit->blocks, MAX_BLOCKS * sizeof *jit->blocks);
     release(jit->exits, MAX_EXITS * sizeof *jit->exits);
@@ -305,6 +308,7 @@ bool jit_run(struct cpu *cpu)
     uint32_t link = 0;
     for (;;) {
         struct jit_block *b = look_up(cpu);
+        jit->left = false;
         if (!b)
             return false;
         if (link)
@@ -317,10 +321,19 @@ bool jit_run(struct cpu *cpu)
         cpu->rip = w->rip;
         if (w->reason == JIT_INTERP) {
             jit->stats.interps++;
+            jit->left = true;
             return false;
         }
-        if (atomic_load_explicit(&cpu->exit_request, memory_order_relaxed))
+        if (atomic_load_explicit(&cpu->exit_request, memory_order_relaxed)) {
+            jit->stats.left_request++;
             return true;
+        }
+        if (w->reason != JIT_LINK)
+            jit->stats.left_guard++;
+        else if (jit->exits[w->link].entry == ENTRY_GUARDED)
+            jit->stats.left_cross_page++;
+        else
+            jit->stats.left_in_page++;
         link = w->reason == JIT_LINK ? w->link : 0;
     }
 }
@@ -328,6 +341,8 @@ bool jit_run(struct cpu *cpu)
 void jit_count(struct cpu *cpu, struct block *b)
 {
     struct jit *jit = cpu->jit;
+    if (jit->accounts)
+        jit_account_interpreted(cpu, b, jit->left);
     if (b->untranslatable || !b->cached || b->crosses ||
         (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
         return;

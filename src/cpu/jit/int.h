@@ -101,8 +101,12 @@ struct tr {
     unsigned done;    /* the instruction that could not be emitted */
 };
 
+struct jit_accounts; /* stats.c */
+
 struct jit {
     struct cpu *cpu;
+    struct jit_accounts *accounts; /* NULL unless stats are asked for */
+    bool left;                     /* the last jit_run() came out of generated code for the interpreter */
     struct jit_options opt;
     struct os_jitmem mem;
     uint32_t used, fixed;                            /* bytes of the cache: in all, and by the stubs that stay */
@@ -166,6 +170,22 @@ void tr_interp_if(struct tr *, unsigned cc);
 void tr_interp(struct tr *);
 /* The cold parts of all these. */
 void tr_ways_out(struct tr *);
+
+/* stats.c: all but tr_count() do nothing, and need not be called, without jit->accounts. */
+enum jit_cold {
+    JIT_COLD_FAULT,
+    JIT_COLD_DEVICE,
+    JIT_COLD_CROSSING,
+    JIT_COLD_CODE,
+    JIT_COLD_ALIGNMENT,
+    JIT_COLD_OTHER,
+    JIT_COLD_REASONS
+};
+struct jit_accounts *jit_accounts_new(void);
+void tr_count(struct tr *, unsigned n);
+void jit_account_cut(struct jit *, const struct insn *);
+void jit_account_cold(struct cpu *, uint64_t lin, unsigned size, unsigned align, bool write, enum tlb_mode);
+void jit_account_interpreted(struct cpu *, const struct block *, bool left);
 
 /* flags.c */
 struct flag_use {

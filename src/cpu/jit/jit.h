@@ -74,8 +74,13 @@ void jit_unmap(struct cpu *);
 
 struct jit_stats {
     uint64_t blocks, insns, bytes, links, flushes, dropped;
-    uint64_t enters, interps, fills;
+    uint64_t enters, interps;
+    uint64_t left_request, left_guard, left_in_page,
+        left_cross_page;    /* generated code was left, but not for the interpreter */
+    uint64_t fills, filled; /* TLB misses of generated code; those after which it went on */
 };
 const struct jit_stats *jit_stats(const struct jit *);
+/* Logs them as those of CPU n. Its thread, or when it has stopped. */
+void jit_stats_print(struct cpu *, unsigned n);
 
 #endif

@@ -80,22 +80,31 @@ static void emit_leave(struct emit *e)
     e8(e, 0xc3);
 }
 
-/* A miss: the C side of the stub. Code is not dropped here: the caller returns into it. False: for the interpreter. */
-static uint64_t fill(struct cpu *cpu, uint64_t lin, const uint8_t *site, unsigned how)
+static bool try_fill(struct cpu *cpu, uint64_t lin, unsigned size, unsigned align, bool write, enum tlb_mode mode)
 {
-    unsigned size = site[4], align = site[5];
-    enum tlb_mode mode = how >> 1;
-    bool write = how & 1;
     struct xlat x;
-    cpu->jit->stats.fills++;
     if ((lin & 0xfff) + size > 4096 || (align && (lin & (align - 1))) || !mmu_canonical(lin))
-        return 0;
+        return false;
     if (!mmu_walk(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
-        return 0;
+        return false;
     tlb_fill(cpu, lin, mode, &x);
     const struct tlb_set *set = &cpu->tlb_sets[mode];
     const struct tlb_entry *entry = &(write ? set->w : set->r)[lin >> 12 & (TLB_ENTRIES - 1)];
     return lin + entry->neg_page < 4096;
+}
+
+/* A miss: the C side of the stub. Code is not dropped here: the caller returns into it. False: for the interpreter. */
+static uint64_t fill(struct cpu *cpu, uint64_t lin, const uint8_t *site, unsigned how)
+{
+    struct jit *jit = cpu->jit;
+    unsigned size = site[4], align = site[5];
+    jit->stats.fills++;
+    if (try_fill(cpu, lin, size, align, how & 1, how >> 1)) {
+        jit->stats.filled++;
+        return 1;
+    }
+    jit_account_cold(cpu, lin, size, align, how & 1, how >> 1);
+    return 0;
 }
 
 /*

@@ -89,6 +89,8 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     t->nslow = t->ninterp = t->nways = 0;
     t->next = t->b->rip;
     entries(t);
+    if (t->jit->accounts)
+        tr_count(t, n);
     for (unsigned i = 0; i < n; i++) {
         t->in = &t->jit->insn[i];
         t->rip = t->next;
@@ -145,6 +147,7 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
         if (emit_block(t, n, whole))
             break;
         n = t->done;
+        jit_account_cut(jit, &jit->insn[n]);
         whole = false;
         if (!n)
             return NULL;

@@ -23,10 +23,11 @@ struct jit_words {
     uint64_t index_mask;
     uint64_t page_mask[6]; /* by log2 of the alignment asked for: 1, 2, 4, ... 32 bytes */
     uint64_t jump_mask;
-    uint64_t arith_mask; /* the arithmetic flags */
-    uint32_t reason;     /* enum jit_reason */
-    uint32_t link;       /* number of an exit */
-    uint16_t flags;      /* arithmetic flags while in C: OF in bit 0, and what LAHF gives in bits 8-15 */
+    uint64_t arith_mask;            /* the arithmetic flags */
+    uint64_t blocks_run, insns_run; /* counted only when stats are asked for; whole blocks */
+    uint32_t reason;                /* enum jit_reason */
+    uint32_t link;                  /* number of an exit */
+    uint16_t flags;                 /* arithmetic flags while in C: OF in bit 0, and what LAHF gives in bits 8-15 */
 };
 
 #endif
