@@ -34,6 +34,7 @@ static unsigned long failing_request; /* of ioctl, 0: none */
 static int failing_errno;
 static void (*on_run)(struct kvm_run *); /* instead of KVM_RUN */
 static struct kvm_run *current_run;
+static unsigned given; /* interrupts that KVM was handed */
 
 static int fake_open(const char *path)
 {
@@ -49,6 +50,8 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
         errno = failing_errno;
         return -1;
     }
+    if (request == KVM_INTERRUPT)
+        given++;
     if (request == KVM_RUN && on_run) {
         if (current_run->immediate_exit) {
             errno = EINTR;
@@ -556,6 +559,71 @@ static void other_exits(void **state)
     tear_down(&r);
 }
 
+/* An interrupt waits while an MSR access faults; KVM would drop it if it were handed over before the fault. */
+static void script_waiting_interrupt(struct kvm_run *run)
+{
+    run->ready_for_interrupt_injection = 1;
+    run->if_flag = 1;
+    switch (step++) {
+    case 0: /* a read that nobody serves */
+        run->exit_reason = KVM_EXIT_X86_RDMSR;
+        run->msr.reason = KVM_MSR_EXIT_REASON_UNKNOWN;
+        run->msr.index = 0x12345;
+        run->msr.error = 0;
+        break;
+    case 1:
+        assert_int_equal(run->msr.error, 1);
+        assert_int_equal(given, 0);
+        assert_int_equal(run->request_interrupt_window, 1);
+        run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+        break;
+    case 2: /* a string input may fault where it stores */
+        assert_int_equal(given, 1);
+        run->exit_reason = KVM_EXIT_IO;
+        run->io.direction = KVM_EXIT_IO_IN;
+        run->io.port = 0x304;
+        run->io.size = 1;
+        run->io.count = 1;
+        run->io.data_offset = 4096;
+        break;
+    default: assert_int_equal(given, 1); run->exit_reason = KVM_EXIT_SHUTDOWN;
+    }
+}
+
+static struct vm *raising;
+
+/* The 8259A's output rises while the guest runs, and stays. */
+static void script_first_raise(struct kvm_run *run)
+{
+    if (step == 0)
+        accel_kvm.set_intr(raising, true);
+    script_waiting_interrupt(run);
+}
+
+/* A source of interrupts that always has one more. */
+static int always_ack(void *pic)
+{
+    (void)pic;
+    return 0x30;
+}
+
+static void an_interrupt_waits_for_a_fault(void **state)
+{
+    struct rig r;
+    enum vcpu_exit out;
+    (void)state;
+    build(&r, "split", NULL);
+    r.vm->upcalls.pic_ack = always_ack;
+    step = 0;
+    given = 0;
+    on_run = script_first_raise;
+    raising = r.vm;
+    assert_int_equal(kvm_vcpu_run(r.vcpu, &out), 0);
+    assert_int_equal(out, VCPU_EXIT_TRIPLE_FAULT);
+    on_run = NULL;
+    tear_down(&r);
+}
+
 static void run_fails(void **state)
 {
     static const int errors[] = {EFAULT, EINVAL, ENOMEM, EIO};
@@ -741,6 +809,7 @@ int main(void)
         TEST(cpuid),
         TEST(accesses),
         TEST(other_exits),
+        TEST(an_interrupt_waits_for_a_fault),
         TEST(run_fails),
         TEST(kicks),
         TEST(routes),

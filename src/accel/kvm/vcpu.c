@@ -104,6 +104,13 @@ static bool system_event(struct kvm_vcpu *kv, enum vcpu_exit *out)
     }
 }
 
+/*
+ * What has exited is completed by the next entry, and may fault then: KVM
+ * would forget an interrupt that it was handed in between. It goes in when
+ * KVM says again that there is room for it.
+ */
+static void hold_interrupts(struct kvm_vcpu *kv) { kv->run->ready_for_interrupt_injection = 0; }
+
 /* True: leave with *out. */
 static bool serve_exit(struct kvm_vcpu *kv, enum vcpu_exit *out)
 {
@@ -113,14 +120,26 @@ static bool serve_exit(struct kvm_vcpu *kv, enum vcpu_exit *out)
     kv->exits[run->exit_reason < KVM_EXIT_REASONS ? run->exit_reason : KVM_EXIT_REASONS - 1]++;
     kvm_halt_exit(kv);
     switch (run->exit_reason) {
-    case KVM_EXIT_IO: port_access(kv); return false;
-    case KVM_EXIT_MMIO: memory_access(kv); return false;
+    case KVM_EXIT_IO:
+        port_access(kv);
+        if (run->io.direction == KVM_EXIT_IO_IN) /* INS stores it */
+            hold_interrupts(kv);
+        return false;
+    case KVM_EXIT_MMIO:
+        memory_access(kv);
+        if (!run->mmio.is_write) /* so does MOVS */
+            hold_interrupts(kv);
+        return false;
     case KVM_EXIT_IOAPIC_EOI:
         if (up->eoi)
             up->eoi(up->eoi_arg, run->eoi.vector);
         return false;
-    case KVM_EXIT_X86_RDMSR: msr_access(kv, false); return false;
-    case KVM_EXIT_X86_WRMSR: msr_access(kv, true); return false;
+    case KVM_EXIT_X86_RDMSR:
+    case KVM_EXIT_X86_WRMSR:
+        msr_access(kv, run->exit_reason == KVM_EXIT_X86_WRMSR);
+        if (run->msr.error)
+            hold_interrupts(kv);
+        return false;
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR:
