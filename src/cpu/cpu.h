@@ -36,8 +36,13 @@ struct jit;         /* cpu/jit/jit.h */
  */
 struct tlb_entry {
     uint64_t neg_page; /* minus the linear address of the page */
-    uint8_t *host;     /* the host page */
+    uint64_t delta;    /* host address minus linear address */
 };
+
+static inline uint8_t *tlb_host(const struct tlb_entry *e, uint64_t lin)
+{
+    return (uint8_t *)(uintptr_t)(lin + e->delta);
+}
 
 struct tlb_set {
     struct tlb_entry r[TLB_ENTRIES], w[TLB_ENTRIES];

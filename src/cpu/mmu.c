@@ -259,7 +259,7 @@ static void *hit(struct tlb_entry *table, uint64_t lin, size_t len)
 {
     const struct tlb_entry *e = tlb_slot(table, lin);
     uint64_t off = lin + e->neg_page;
-    return len <= 4096 && off <= 4096 - len ? e->host + off : NULL;
+    return len <= 4096 && off <= 4096 - len ? tlb_host(e, lin) : NULL;
 }
 
 void mmu_read(struct cpu *cpu, uint64_t lin, void *buf, size_t len, unsigned access)

@@ -45,13 +45,13 @@ static inline void *mmu_hit_r(struct cpu *cpu, uint64_t lin, unsigned size)
 {
     const struct tlb_entry *e = tlb_slot(cpu->tlb->r, lin);
     uint64_t off = lin + e->neg_page;
-    return LIKELY(off <= 4096 - size) ? e->host + off : NULL;
+    return LIKELY(off <= 4096 - size) ? tlb_host(e, lin) : NULL;
 }
 static inline void *mmu_hit_w(struct cpu *cpu, uint64_t lin, unsigned size)
 {
     const struct tlb_entry *e = tlb_slot(cpu->tlb->w, lin);
     uint64_t off = lin + e->neg_page;
-    return LIKELY(off <= 4096 - size) ? e->host + off : NULL;
+    return LIKELY(off <= 4096 - size) ? tlb_host(e, lin) : NULL;
 }
 
 /*

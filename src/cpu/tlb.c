@@ -27,7 +27,7 @@ static void empty(struct mmu *m, unsigned at)
 {
     unsigned i = at & (TLB_ENTRIES - 1);
     flat(m)[at].neg_page = -((uint64_t)(i ^ TLB_ENTRIES / 2) << 12);
-    flat(m)[at].host = NULL;
+    flat(m)[at].delta = 0;
 }
 
 int mmu_init(struct cpu *cpu)
@@ -64,7 +64,7 @@ static void enter(struct mmu *m, unsigned at, uint64_t lin, uint8_t *host_page, 
     struct tlb_entry *e = &flat(m)[at];
     uint8_t mark = m->mark[at];
     e->neg_page = -(lin & ~UINT64_C(0xfff));
-    e->host = host_page;
+    e->delta = (uint64_t)(uintptr_t)host_page + e->neg_page;
     if (global) {
         if (!(mark & MARK_IN_GLOBAL))
             m->global.at[m->global.n++] = (uint16_t)at;
@@ -237,7 +237,7 @@ void mmu_evict_write(struct cpu *cpu, uint64_t gpa)
     const uint8_t *host = r->host + (align_down(gpa, 4096) - r->gpa);
     for (unsigned mode = 0; mode < TLB_MODES; mode++)
         for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            if (UNLIKELY(m->sets[mode].w[i].host == host))
+            if (UNLIKELY(tlb_host(&m->sets[mode].w[i], -m->sets[mode].w[i].neg_page) == host))
                 empty(m, (mode * 2 + 1) * TLB_ENTRIES + i);
 }
 

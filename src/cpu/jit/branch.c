@@ -100,23 +100,21 @@ static void load_target(struct tr *t)
     if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
         tr_load_guest(t, H_15, (unsigned)(o->reg.value - ZYDIS_REGISTER_RAX));
     } else {
-        tr_ea(t, o);
-        tr_check(t, 8, false, 1);
-        e_load(&t->e, H_15, HOST_OPERAND);
+        tr_operand(t, o, false);
+        e_load(&t->e, H_15, t->operand);
     }
 }
 
 static void push_return(struct tr *t)
 {
     struct emit *e = &t->e;
-    e_lea(e, H_15, at(G_SP, -8));
-    tr_check(t, 8, true, 1);
+    tr_stack(t, -8, true);
     if ((int64_t)t->next == (int32_t)t->next) {
-        e_op_mem(e, true, 0xc7, 0, HOST_OPERAND);
+        e_op_mem(e, true, 0xc7, 0, t->operand);
         e32(e, (uint32_t)t->next);
     } else {
         e_mov_imm(e, H_CX, t->next);
-        e_store(e, H_CX, HOST_OPERAND);
+        e_store(e, H_CX, t->operand);
     }
     e_lea(e, G_SP, at(G_SP, -8));
 }
@@ -127,9 +125,8 @@ static bool ret(struct tr *t)
     int32_t drop = 8;
     if (t->in->z.operand_count_visible)
         drop += (int32_t)t->in->op[0].imm.value.u;
-    e_mov(e, H_15, G_SP);
-    tr_check(t, 8, false, 1);
-    e_load(e, H_15, HOST_OPERAND);
+    tr_stack(t, 0, false);
+    e_load(e, H_15, t->operand);
     int32_t code = look_up(t);
     e_lea(e, G_SP, at(G_SP, drop));
     jump_hit(t, code);

@@ -93,6 +93,8 @@ int jit_new(struct cpu *cpu)
         w->page_mask[i] = ~UINT64_C(0xfff) | ((1u << i) - 1);
     w->jump_mask = JIT_JUMPS - 1;
     w->arith_mask = RFL_ARITH;
+    jit_vector_init(w);
+    jit->vector = jit->opt.vector && jit_vector_possible();
     jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */
     clear_jumps(jit);
     jit_stubs(jit);
@@ -258,6 +260,26 @@ static void retire(struct jit *jit, struct jit_block *b)
     jit->stats.dropped++;
 }
 
+/* The shared check at cpu->rip does not pay: whatever contains it is made anew without. */
+static void undo_group(struct cpu *cpu)
+{
+    struct jit *jit = cpu->jit;
+    uint64_t gpa;
+    jit->careful_now = false;
+    if (!mmu_peek(cpu, cpu->rip, &gpa))
+        return;
+    uint32_t *p = &jit->by_page[hash(gpa >> 12)];
+    while (*p) {
+        struct jit_block *b = &jit->blocks[*p];
+        if (gpa - b->gpa < b->len) {
+            retire(jit, b);
+            *p = b->by_page;
+        } else {
+            p = &b->by_page;
+        }
+    }
+}
+
 void jit_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
 {
     struct jit *jit = cpu->jit;
@@ -322,6 +344,8 @@ bool jit_run(struct cpu *cpu)
         if (w->reason == JIT_INTERP) {
             jit->stats.interps++;
             jit->left = true;
+            if (jit->careful_now)
+                undo_group(cpu);
             return false;
         }
         if (atomic_load_explicit(&cpu->exit_request, memory_order_relaxed)) {
@@ -338,6 +362,28 @@ bool jit_run(struct cpu *cpu)
     }
 }
 
+/* The page of code at cpu->rip, whatever must be thrown away for it. */
+static uint32_t make_room(struct cpu *cpu, uint64_t gpa)
+{
+    struct jit *jit = cpu->jit;
+    if (full(jit))
+        jit_flush(cpu);
+    uint32_t id = page_id(jit, cpu->rip >> 12, gpa >> 12, class_of(cpu));
+    if (!id) {
+        jit_flush(cpu);
+        id = page_id(jit, cpu->rip >> 12, gpa >> 12, class_of(cpu));
+    }
+    return id;
+}
+
+bool jit_at_once(struct cpu *cpu)
+{
+    cpu->op = NULL;
+    uint64_t gpa = mmu_fetch(cpu, cpu->rip);
+    uint32_t id = make_room(cpu, gpa);
+    return find(cpu->jit, id, cpu->rip) || jit_translate(cpu->jit, cpu->rip, gpa, id, class_of(cpu));
+}
+
 void jit_count(struct cpu *cpu, struct block *b)
 {
     struct jit *jit = cpu->jit;
@@ -346,14 +392,7 @@ void jit_count(struct cpu *cpu, struct block *b)
     if (b->untranslatable || !b->cached || b->crosses ||
         (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
         return;
-    if (full(jit))
-        jit_flush(cpu);
-    uint64_t gpa = b->gpa;
-    uint32_t class = class_of(cpu), id = page_id(jit, cpu->rip >> 12, gpa >> 12, class);
-    if (!id) {
-        jit_flush(cpu);
-        id = page_id(jit, cpu->rip >> 12, gpa >> 12, class);
-    }
+    uint32_t id = make_room(cpu, b->gpa);
     if (!find(jit, id, cpu->rip))
-        b->untranslatable = !jit_translate(jit, cpu->rip, gpa, id, class);
+        b->untranslatable = !jit_translate(jit, cpu->rip, b->gpa, id, class_of(cpu));
 }

@@ -32,6 +32,8 @@ static inline int32_t tlb_offset(unsigned class, bool write)
 }
 
 #define JIT_MAX_INSNS 64
+#define JIT_DELTAS 16        /* of words.delta */
+#define JIT_CAREFUL 4        /* failures of a shared check that undo it */
 #define JIT_ROOM (32 * 1024) /* of code that the largest block may need */
 
 /* One block of generated code. */
@@ -44,6 +46,7 @@ struct jit_block {
     uint32_t exit, nexits;                 /* its exits */
     uint32_t in;                           /* exits of others that lead here: a chain, 0 ends it */
     uint32_t by_key, by_page;              /* hash chains, 0 ends them */
+    uint32_t len;                          /* bytes of guest code */
     bool dead;
 };
 
@@ -73,8 +76,33 @@ struct jit_slow {
     uint8_t *jump;  /* displacement of the jump to it */
     uint8_t *retry; /* where to look again */
     uint64_t rip;   /* of the instruction */
-    uint8_t size;
-    bool write, live, align;
+    uint16_t size;
+    uint8_t align;
+    bool write, live, grouped;
+};
+
+/* What stands behind the call of a cold path: stubs.c reads it. */
+struct fill_site {
+    int32_t back;  /* from here to where to look again */
+    uint16_t size; /* bytes of the access */
+    uint8_t align; /* what its address must be a multiple of, or 0 */
+    uint8_t grouped;
+    uint64_t rip;
+};
+
+/* Where an access stands in the plan of elide.c. */
+struct access {
+    int8_t slot;    /* in words.delta: it shares a check; -1: it has its own */
+    bool write;     /* one of those that share it writes */
+    uint16_t above; /* bytes from the lowest of them to this one */
+    uint16_t span;  /* of all of them */
+};
+
+/* A test whether vector registers are live: its cold part. */
+struct jit_cold_live {
+    uint8_t *jump, *back;
+    uint64_t rip;
+    enum jit_live kind;
 };
 
 struct jit_interp_exit {
@@ -97,8 +125,15 @@ struct tr {
         uint8_t *site;
         uint32_t exit;
     } way[4];
-    uint8_t *away[2]; /* jumps of the entries */
-    unsigned done;    /* the instruction that could not be emitted */
+    struct jit_cold_live cold[JIT_LIVES];
+    unsigned ncold;
+    uint8_t live; /* bit 1 << enum jit_live: known to be */
+    uint8_t *away[2];                       /* jumps of the entries */
+    unsigned index;                         /* of the current instruction */
+    struct access access[JIT_MAX_INSNS][2]; /* of its operand, and on the stack */
+    uint32_t slots_done;                    /* words.delta that the code so far has set */
+    struct addr operand;                    /* where the last check has found the memory operand */
+    unsigned done;                          /* the instruction that could not be emitted */
 };
 
 struct jit_accounts; /* stats.c */
@@ -111,7 +146,9 @@ struct jit {
     struct os_jitmem mem;
     uint32_t used, fixed;                            /* bytes of the cache: in all, and by the stubs that stay */
     uint32_t enter, leave, leave_link, leave_interp; /* offsets of stubs */
-    uint32_t fill[JIT_CLASSES][2][2];                /* [write][flags live] */
+    uint32_t fill[JIT_CLASSES][2];                   /* [write] */
+    uint32_t load[JIT_LIVES];                        /* vec_state.c */
+    bool vector;                                     /* vector and x87 instructions are translated */
 
     struct jit_block *blocks;
     struct jit_exit *exits;
@@ -120,11 +157,15 @@ struct jit {
     uint32_t *by_key, *by_page, *page_hash;
     uint32_t class_mode[JIT_CLASSES]; /* cpu->mode that the jump table of each class is for */
 
+    uint8_t careful[4096]; /* failures of shared checks, by a hash of RIP; one has just reached JIT_CAREFUL: */
+    bool careful_now;
     struct jit_stats stats;
     struct insn insn[JIT_MAX_INSNS];
     uint8_t bytes[4096];
     struct tr tr;
 };
+
+static inline uint32_t jit_careful_slot(uint64_t rip) { return (uint32_t)(rip * UINT64_C(0x9e3779b97f4a7c15) >> 52); }
 
 static inline uint32_t jit_page_slot(uint64_t lin_page)
 {
@@ -146,6 +187,9 @@ struct jit_block *jit_translate(struct jit *, uint64_t rip, uint64_t gpa, uint32
 
 /* mem.c: after it [r10 + r15] is the host address of the operand; rcx is free. False: not possible here. */
 #define HOST_OPERAND at_index(H_10, H_15, 0, 0)
+/* The same by the plan: the operand is at t->operand, which may name a guest's register; rcx and r15 are free... */
+void tr_operand(struct tr *, const ZydisDecodedOperand *mem, bool write);
+void tr_stack(struct tr *, int32_t disp, bool write);
 void tr_ea(struct tr *, const ZydisDecodedOperand *mem); /* the linear address to r15 */
 void tr_check(struct tr *, unsigned size, bool write, unsigned align);
 void tr_slow_paths(struct tr *);
@@ -159,8 +203,33 @@ struct rewrite {
 };
 void rewrite_insn(struct emit *, const struct insn *, const struct rewrite *);
 
-/* integer.c: false if it is for the interpreter (nothing emitted). */
+/* elide.c */
+void plan_accesses(struct tr *, unsigned n);
+/* Whether it uses vector, MMX or x87 registers. */
+bool tr_is_vector(const struct insn *);
+
+/* integer.c: the number of a general register of any width, -1 if it is none; whether tr_integer() knows the instruction. */
+int tr_gpr(ZydisRegister);
+bool tr_is_integer(const struct tr *, const struct insn *);
+/* False if it is for the interpreter (nothing emitted). */
 bool tr_integer(struct tr *);
+/* vec.c: the same for vector and x87 instructions. */
+bool tr_vector(struct tr *);
+/* vec_state.c: makes registers live, or leaves for the interpreter, before anything of the instruction was emitted. */
+void tr_live(struct tr *, enum jit_live);
+void tr_live_paths(struct tr *);
+bool jit_vector_possible(void);
+void jit_vector_init(struct jit_words *);
+uint32_t jit_vector_allowed(const struct cpu *);
+void jit_vector_stubs(struct emit *, struct jit *);
+void jit_vector_save(struct emit *);
+/*
+ * Before and after any call of C that comes back to generated code: park and unpark the vector registers. rsp is
+ * `shift` bytes below the context. Both change rcx and the flags, nothing else.
+ */
+void jit_vector_park(struct emit *, const struct jit *, int32_t shift);
+void jit_vector_unpark(struct emit *, const struct jit *, int32_t shift);
+
 /* branch.c: the ends of blocks; false if it is not one of its. */
 bool tr_branch(struct tr *);
 bool tr_is_branch(const struct insn *);

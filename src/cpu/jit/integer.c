@@ -31,9 +31,8 @@ static bool count_in_cl(const struct insn *in)
 
 static enum way feature(const struct tr *t, unsigned f) { return cpuid_has(t->cpu->cpuid, f) ? WAY_PLAIN : WAY_NONE; }
 
-static enum way way_of(const struct tr *t)
+static enum way way_of(const struct tr *t, const struct insn *in)
 {
-    const struct insn *in = t->in;
     switch (in->z.mnemonic) {
     case ZYDIS_MNEMONIC_ADC:
     case ZYDIS_MNEMONIC_ADD:
@@ -171,8 +170,7 @@ static enum way way_of(const struct tr *t)
 
 static bool is_high_byte(ZydisRegister r) { return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH; }
 
-/* The number of a general register; -1 if it is none. */
-static int gpr_of(ZydisRegister r)
+int tr_gpr(ZydisRegister r)
 {
     if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
         return (int)(r - ZYDIS_REGISTER_RAX);
@@ -218,7 +216,7 @@ static int *field_of(struct plan *p, const ZydisDecodedOperand *o)
 /* Hidden operands that have the same place in both worlds. */
 static bool hidden_fits(const ZydisDecodedOperand *o)
 {
-    int g = gpr_of(o->reg.value);
+    int g = tr_gpr(o->reg.value);
     return g < 0 || host_of((unsigned)g) == g;
 }
 
@@ -242,7 +240,7 @@ static bool make_plan(const struct tr *t, struct plan *p)
         const ZydisDecodedOperand *o = &in->op[i];
         if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
             continue;
-        int g = gpr_of(o->reg.value);
+        int g = tr_gpr(o->reg.value);
         int *field = field_of(p, o);
         if (!field || g < 0) {
             if (g >= 0 && !hidden_fits(o))
@@ -303,26 +301,23 @@ static bool absolute_mov(struct tr *t, const struct plan *p)
 {
     unsigned size = p->mem->size;
     bool store = p->mem == &t->in->op[0];
-    tr_ea(t, p->mem);
-    tr_check(t, size / 8, store, 1);
+    tr_operand(t, p->mem, store);
     if (size == 16)
         e8(&t->e, 0x66);
-    e_op_mem(&t->e, size == 64, (store ? 0x88 : 0x8a) | (size > 8), H_AX, HOST_OPERAND);
+    e_op_mem(&t->e, size == 64, (store ? 0x88 : 0x8a) | (size > 8), H_AX, t->operand);
     return true;
 }
 
 static bool plain(struct tr *t)
 {
     struct plan p;
-    struct addr operand = HOST_OPERAND;
     if (!make_plan(t, &p) || !high_bytes_fit(&p))
         return false;
     if (p.mem) {
         if (!(t->in->z.attributes & ZYDIS_ATTRIB_HAS_MODRM))
             return absolute_mov(t, &p);
-        tr_ea(t, p.mem);
-        tr_check(t, p.mem->size / 8, WRITES(p.mem), 1);
-        p.r.mem = &operand;
+        tr_operand(t, p.mem, WRITES(p.mem));
+        p.r.mem = &t->operand;
     }
     load_stand_ins(t, &p);
     rewrite_insn(&t->e, t->in, &p.r);
@@ -335,23 +330,21 @@ static bool by_cl(struct tr *t)
 {
     const struct insn *in = t->in;
     struct rewrite r = {H_NONE, H_NONE, H_NONE, NULL};
-    struct addr operand = HOST_OPERAND;
     const ZydisDecodedOperand *dst = &in->op[0], *src = in->z.operand_count_visible == 3 ? &in->op[1] : NULL;
     int g = -1, h = H_NONE;
 
     if (src) {
-        r.reg = host_of((unsigned)gpr_of(src->reg.value));
+        r.reg = host_of((unsigned)tr_gpr(src->reg.value));
         if (r.reg == H_NONE)
             return false;
     }
     if (dst->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        tr_ea(t, dst);
-        tr_check(t, dst->size / 8, true, 1);
-        r.mem = &operand;
+        tr_operand(t, dst, true);
+        r.mem = &t->operand;
     } else {
         if (is_high_byte(dst->reg.value))
             return false;
-        g = gpr_of(dst->reg.value);
+        g = tr_gpr(dst->reg.value);
         h = host_of((unsigned)g);
         r.rm = h == H_NONE ? H_15 : h;
         if (h == H_NONE)
@@ -366,7 +359,7 @@ static bool by_cl(struct tr *t)
 
 static bool lea(struct tr *t)
 {
-    int g = gpr_of(t->in->op[0].reg.value), h = host_of((unsigned)g);
+    int g = tr_gpr(t->in->op[0].reg.value), h = host_of((unsigned)g);
     ZydisDecodedOperand mem = t->in->op[1];
     mem.mem.segment = ZYDIS_REGISTER_DS; /* bases do not count */
     unsigned size = t->in->op[0].size;
@@ -406,11 +399,10 @@ static bool divide(struct tr *t, bool is_signed)
     if (size < 32)
         return false;
     if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        tr_ea(t, o);
-        tr_check(t, size / 8, false, 1);
-        e_op_mem(e, wide, 0x8b, H_CX, HOST_OPERAND);
+        tr_operand(t, o, false);
+        e_op_mem(e, wide, 0x8b, H_CX, t->operand);
     } else {
-        tr_load_guest(t, H_CX, (unsigned)gpr_of(o->reg.value));
+        tr_load_guest(t, H_CX, (unsigned)tr_gpr(o->reg.value));
     }
     if (is_signed) {
         e_lea(e, H_15, at(H_CX, 1)); /* divisors 0 and -1 are 0 and 1 now */
@@ -435,13 +427,6 @@ static bool divide(struct tr *t, bool is_signed)
     return true;
 }
 
-/* The stack slot below or at rsp. */
-static void stack_slot(struct tr *t, int32_t disp, bool write)
-{
-    e_lea(&t->e, H_15, at(G_SP, disp));
-    tr_check(t, 8, write, 1);
-}
-
 static bool push(struct tr *t)
 {
     struct emit *e = &t->e;
@@ -449,26 +434,25 @@ static bool push(struct tr *t)
     if (t->in->z.operand_width != 64)
         return false;
     if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-        int g = gpr_of(o->reg.value);
+        int g = tr_gpr(o->reg.value);
         if (g < 0)
             return false;
         int h = host_of((unsigned)g);
-        stack_slot(t, -8, true);
+        tr_stack(t, -8, true);
         if (h == H_NONE)
             e_load(e, H_CX, CTX_REG(g));
-        e_store(e, h == H_NONE ? H_CX : (unsigned)h, HOST_OPERAND);
+        e_store(e, h == H_NONE ? H_CX : (unsigned)h, t->operand);
     } else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        stack_slot(t, -8, true);
-        e_op_mem(e, true, 0xc7, 0, HOST_OPERAND);
+        tr_stack(t, -8, true);
+        e_op_mem(e, true, 0xc7, 0, t->operand);
         e32(e, (uint32_t)o->imm.value.s);
     } else {
-        tr_ea(t, o);
-        tr_check(t, 8, false, 1);
-        e_load(e, H_CX, HOST_OPERAND);
+        tr_operand(t, o, false);
+        e_load(e, H_CX, t->operand);
         e_store(e, H_CX, CTX(words.tmp));
-        stack_slot(t, -8, true);
+        tr_stack(t, -8, true);
         e_load(e, H_CX, CTX(words.tmp));
-        e_store(e, H_CX, HOST_OPERAND);
+        e_store(e, H_CX, t->operand);
     }
     e_lea(e, G_SP, at(G_SP, -8));
     return true;
@@ -478,12 +462,12 @@ static bool pop(struct tr *t)
 {
     struct emit *e = &t->e;
     const ZydisDecodedOperand *o = &t->in->op[0];
-    int g = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_of(o->reg.value) : -1;
+    int g = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? tr_gpr(o->reg.value) : -1;
     if (t->in->z.operand_width != 64 || g < 0)
         return false;
     int h = host_of((unsigned)g);
-    stack_slot(t, 0, false);
-    e_load(e, h == H_NONE ? H_CX : (unsigned)h, HOST_OPERAND);
+    tr_stack(t, 0, false);
+    e_load(e, h == H_NONE ? H_CX : (unsigned)h, t->operand);
     if (h == H_NONE)
         e_store(e, H_CX, CTX_REG(g));
     if (h != G_SP)
@@ -518,9 +502,9 @@ static bool pushf(struct tr *t)
     e_load32(e, H_10, CTX(eflags));
     e_lea(e, H_CX, at_index(H_CX, H_10, 0, 0));
     e_store(e, H_CX, CTX(words.tmp));
-    stack_slot(t, -8, true);
+    tr_stack(t, -8, true);
     e_load(e, H_CX, CTX(words.tmp));
-    e_store(e, H_CX, HOST_OPERAND);
+    e_store(e, H_CX, t->operand);
     e_lea(e, G_SP, at(G_SP, -8));
     return true;
 }
@@ -537,9 +521,11 @@ static bool cmpxchg16(struct tr *t)
     return true;
 }
 
+bool tr_is_integer(const struct tr *t, const struct insn *in) { return way_of(t, in) != WAY_NONE; }
+
 bool tr_integer(struct tr *t)
 {
-    switch (way_of(t)) {
+    switch (way_of(t, t->in)) {
     case WAY_PLAIN: return plain(t);
     case WAY_NOP: return true;
     case WAY_CL: return by_cl(t);

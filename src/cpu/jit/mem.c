@@ -4,7 +4,11 @@
  *
  * One comparison answers tag, permission, page crossing and canonical form.
  * The two shapes of the check differ in what they do to the arithmetic flags;
- * both leave the host's page in r10 and the offset in it in r15.
+ * after both the operand is at [r10 + r15], r15 being the linear address and
+ * r10 the host's address minus that, and rcx is free.
+ *
+ * Accesses of a block that lie close together (elide.c) share one check: the
+ * first one's, which covers them all, leaves r10 in the context for the others.
  */
 #include "cpu/jit/int.h"
 
@@ -41,67 +45,73 @@ static int address_part(struct tr *t, ZydisRegister r, unsigned spare)
     return (int)spare;
 }
 
-void tr_ea(struct tr *t, const ZydisDecodedOperand *o)
+static bool has_segment(const ZydisDecodedOperand *o)
+{
+    return o->mem.segment == ZYDIS_REGISTER_FS || o->mem.segment == ZYDIS_REGISTER_GS;
+}
+
+/* The linear address, `extra` bytes on, to r15. */
+static void address(struct tr *t, const ZydisDecodedOperand *o, int64_t extra)
 {
     bool wide = t->in->z.address_width == 64;
     if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP) {
         uint64_t v = t->next + (uint64_t)o->mem.disp.value;
-        e_mov_imm(&t->e, H_15, wide ? v : (uint32_t)v);
+        e_mov_imm(&t->e, H_15, (wide ? v : (uint32_t)v) + (uint64_t)extra);
     } else {
         struct addr a = {.base = (int8_t)address_part(t, o->mem.base, H_15),
                          .index = (int8_t)address_part(t, o->mem.index, H_10)};
         unsigned s = o->mem.scale;
         a.scale = s == 8 ? 3 : s == 4 ? 2 : s == 2 ? 1 : 0;
-        int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
-        if (disp != (int32_t)disp) { /* MOV with a 64-bit offset */
-            e_mov_imm(&t->e, H_15, (uint64_t)disp);
-        } else {
-            a.disp = (int32_t)disp;
-            if (wide)
-                e_lea(&t->e, H_15, a);
-            else
-                e_lea32(&t->e, H_15, a);
-        }
+        int64_t disp = (o->mem.disp.has_displacement ? o->mem.disp.value : 0) + extra;
+        a.disp = (int32_t)disp;
+        if (a.base == H_NONE && a.index == H_NONE)
+            e_mov_imm(&t->e, H_15, wide ? (uint64_t)disp : (uint32_t)disp);
+        else if (!wide)
+            e_lea32(&t->e, H_15, a);
+        else if (a.index == H_NONE && !a.disp && a.base != H_15)
+            e_mov(&t->e, H_15, (unsigned)a.base);
+        else if (a.base != H_15 || a.index != H_NONE || a.disp)
+            e_lea(&t->e, H_15, a);
     }
-    if (o->mem.segment == ZYDIS_REGISTER_FS || o->mem.segment == ZYDIS_REGISTER_GS) {
+    if (has_segment(o)) {
         e_load(&t->e, H_10, o->mem.segment == ZYDIS_REGISTER_FS ? CTX(seg[SEG_FS].base) : CTX(seg[SEG_GS].base));
         e_lea(&t->e, H_15, at_index(H_15, H_10, 0, 0));
     }
 }
 
-static struct jit_slow *new_slow(struct tr *t, unsigned size, bool write, bool live, unsigned align)
+void tr_ea(struct tr *t, const ZydisDecodedOperand *o) { address(t, o, 0); }
+
+static struct jit_slow *new_slow(struct tr *t, unsigned size, bool write, unsigned align)
 {
     struct jit_slow *s = &t->slow[t->nslow++];
-    *s = (struct jit_slow){
-        .retry = t->e.p, .rip = t->rip, .size = (uint8_t)size, .write = write, .live = live, .align = align > 1};
+    *s = (struct jit_slow){.retry = t->e.p,
+                           .rip = t->rip,
+                           .size = (uint16_t)size,
+                           .write = write,
+                           .live = t->live_in != 0,
+                           .align = (uint8_t)(align > 1 ? align : 0)};
     return s;
 }
 
-/* r15: the linear address. align: 1, or what it must be a multiple of (16 or 32). */
-void tr_check(struct tr *t, unsigned size, bool write, unsigned align)
+/* Flags kept: a PEXT of the bits that must be zero, and JRCXZ. */
+static void check_live(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned size, unsigned align)
 {
     struct emit *e = &t->e;
-    int32_t tlb = tlb_offset(t->b->class, write);
-    bool live = t->live_in != 0;
-    struct jit_slow *s = new_slow(t, size, write, live, align);
-    if (live) {
-        e_pext(e, H_10, H_15, CTX(words.index_mask));
-        e_lea(e, H_10, at_index(H_10, H_10, 0, 0));
-        e_load(e, H_CX, at_index(H_CTX, H_10, 3, tlb));
-        e_lea(e, H_15, at_index(H_CX, H_15, 0, 0));
-        if (align > 1) {
-            e_pext(e, H_CX, H_15, CTX(words.page_mask[__builtin_ctz(align)]));
-        } else {
-            if (size > 1)
-                e_lea(e, H_CX, at(H_15, (int32_t)size - 1));
-            e_pext(e, H_CX, size > 1 ? H_CX : H_15, CTX(words.page_mask[0]));
-        }
-        uint8_t *hit = e_jrcxz(e);
-        s->jump = e_jmp32(e);
-        e_join8(hit, e->p);
-        e_load(e, H_10, at_index(H_CTX, H_10, 3, tlb + 8));
-        return;
-    }
+    e_pext(e, H_10, H_15, CTX(words.index_mask));
+    e_lea(e, H_10, at_index(H_10, H_10, 0, 0));
+    e_load(e, H_CX, at_index(H_CTX, H_10, 3, tlb));
+    e_lea(e, H_CX, at_index(H_CX, H_15, 0, align > 1 ? 0 : (int32_t)size - 1));
+    e_pext(e, H_CX, H_CX, CTX(words.page_mask[align > 1 ? __builtin_ctz(align) : 0]));
+    uint8_t *hit = e_jrcxz(e);
+    s->jump = e_jmp32(e);
+    e_join8(hit, e->p);
+    e_load(e, H_10, at_index(H_CTX, H_10, 3, tlb + 8));
+}
+
+/* Flags lost. */
+static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned size, unsigned align)
+{
+    struct emit *e = &t->e;
     e_mov32(e, H_CX, H_15);
     e8(e, 0xc1); /* shr ecx, 8 */
     e8(e, 0xe9);
@@ -109,21 +119,91 @@ void tr_check(struct tr *t, unsigned size, bool write, unsigned align)
     e8(e, 0x81); /* and ecx, 16 * (TLB_ENTRIES - 1) */
     e8(e, 0xe1);
     e32(e, 16 * (TLB_ENTRIES - 1));
-    e_op_mem(e, true, 0x03, H_15, at_index(H_CTX, H_CX, 0, tlb)); /* add r15, [] */
+    e_load(e, H_10, at_index(H_CTX, H_CX, 0, tlb));
+    e_op_rr(e, true, 0x01, H_15, H_10); /* add r10, r15 */
     if (align > 1) {
-        e8(e, 0x49); /* test r15, ~0xfff | (align - 1) */
+        e8(e, 0x49); /* test r10, ~0xfff | (align - 1) */
         e8(e, 0xf7);
-        e8(e, 0xc7);
+        e8(e, 0xc2);
         e32(e, ~UINT32_C(0xfff) | (align - 1));
         s->jump = e_jcc32(e, CC_NE);
     } else {
-        e8(e, 0x49); /* cmp r15, 4096 - size */
+        e8(e, 0x49); /* cmp r10, 4096 - size */
         e8(e, 0x81);
-        e8(e, 0xff);
+        e8(e, 0xfa);
         e32(e, 4096 - size);
         s->jump = e_jcc32(e, CC_A);
     }
     e_load(e, H_10, at_index(H_CTX, H_CX, 0, tlb + 8));
+}
+
+static struct jit_slow *check(struct tr *t, unsigned size, bool write, unsigned align)
+{
+    int32_t tlb = tlb_offset(t->b->class, write);
+    struct jit_slow *s = new_slow(t, size, write, align);
+    if (s->live)
+        check_live(t, s, tlb, size, align);
+    else
+        check_dead(t, s, tlb, size, align);
+    return s;
+}
+
+void tr_check(struct tr *t, unsigned size, bool write, unsigned align)
+{
+    check(t, size, write, align);
+    t->operand = HOST_OPERAND;
+}
+
+/* -- operands of the plan -- */
+
+/* The first of several: r15 is where the lowest one begins. */
+static void check_group(struct tr *t, const struct access *a)
+{
+    struct jit_slow *s = check(t, a->span, a->write, 1);
+    s->grouped = true;
+    e_store(&t->e, H_10, CTX(words.delta[a->slot]));
+    t->slots_done |= 1u << a->slot;
+    t->operand = at_index(H_10, H_15, 0, a->above);
+}
+
+static bool checked_before(const struct tr *t, const struct access *a) { return t->slots_done >> a->slot & 1; }
+
+void tr_operand(struct tr *t, const ZydisDecodedOperand *o, bool write)
+{
+    const struct access *a = &t->access[t->index][0];
+    if (a->slot < 0) {
+        address(t, o, 0);
+        tr_check(t, o->size / 8, write, 1);
+        return;
+    }
+    if (!checked_before(t, a)) {
+        address(t, o, -(int64_t)a->above);
+        check_group(t, a);
+        return;
+    }
+    bool simple = o->mem.base >= ZYDIS_REGISTER_RAX && o->mem.base <= ZYDIS_REGISTER_R15 &&
+                  o->mem.index == ZYDIS_REGISTER_NONE && !has_segment(o);
+    int h = simple ? host_of((unsigned)(o->mem.base - ZYDIS_REGISTER_RAX)) : H_NONE;
+    if (h == H_NONE)
+        address(t, o, 0);
+    e_load(&t->e, H_10, CTX(words.delta[a->slot]));
+    t->operand = h == H_NONE ? HOST_OPERAND
+                             : at_index(H_10, h, 0, o->mem.disp.has_displacement ? (int32_t)o->mem.disp.value : 0);
+}
+
+void tr_stack(struct tr *t, int32_t disp, bool write)
+{
+    const struct access *a = &t->access[t->index][1];
+    if (a->slot < 0) {
+        e_lea(&t->e, H_15, at(G_SP, disp));
+        tr_check(t, 8, write, 1);
+    } else if (!checked_before(t, a)) {
+        e_lea(&t->e, H_15, at(G_SP, disp - a->above));
+        check_group(t, a);
+    } else {
+        e_load(&t->e, H_10, CTX(words.delta[a->slot]));
+        t->operand = at_index(H_10, G_SP, 0, disp);
+    }
 }
 
 /* What jit/stubs.c reads behind the call, and where it goes. */
@@ -134,11 +214,13 @@ void tr_slow_paths(struct tr *t)
         const struct jit_slow *s = &t->slow[i];
         e_join32(s->jump, e->p);
         uint8_t *call = e_call32(e);
-        e_join32(call, t->jit->mem.rw + t->jit->fill[t->b->class][s->write][s->live]);
-        int32_t back = (int32_t)(s->retry - e->p);
-        e32(e, (uint32_t)back);
-        e8(e, s->size);
-        e8(e, s->align ? s->size : 0);
-        e64(e, s->rip);
+        e_join32(call, t->jit->mem.rw + t->jit->fill[t->b->class][s->write]);
+        struct fill_site site = {.back = (int32_t)(s->retry - e->p),
+                                 .size = s->size,
+                                 .align = s->align,
+                                 .grouped = s->grouped,
+                                 .rip = s->rip};
+        memcpy(e->p, &site, sizeof site);
+        e->p += sizeof site;
     }
 }

@@ -64,7 +64,7 @@ static void emit_enter(struct emit *e)
 }
 
 /* From here on r15 holds RIP. */
-static void emit_leave(struct emit *e)
+static void emit_leave(struct emit *e, const struct jit *jit)
 {
     e_store(e, H_15, CTX(words.rip));
     spill(e, true, 0);
@@ -74,16 +74,19 @@ static void emit_leave(struct emit *e)
     e8(e, 0xc0);
     e8(e, 0x66); /* mov [flags], ax */
     e_op_mem(e, false, 0x89, H_AX, CTX(words.flags));
+    if (jit->vector)
+        jit_vector_save(e);
     e_load(e, H_SP, CTX(words.host_rsp));
     for (unsigned i = sizeof callee_saved; i-- > 0;)
         pop(e, callee_saved[i]);
     e8(e, 0xc3);
 }
 
-static bool try_fill(struct cpu *cpu, uint64_t lin, unsigned size, unsigned align, bool write, enum tlb_mode mode)
+/* Whether [lin, lin+size) can be, and now is, in the first-level TLB. */
+static bool filled(struct cpu *cpu, uint64_t lin, const struct fill_site *site, enum tlb_mode mode, bool write)
 {
     struct xlat x;
-    if ((lin & 0xfff) + size > 4096 || (align && (lin & (align - 1))) || !mmu_canonical(lin))
+    if ((lin & 0xfff) + site->size > 4096 || (site->align && (lin & (site->align - 1u))) || !mmu_canonical(lin))
         return false;
     if (!mmu_walk(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
         return false;
@@ -93,37 +96,34 @@ static bool try_fill(struct cpu *cpu, uint64_t lin, unsigned size, unsigned alig
     return lin + entry->neg_page < 4096;
 }
 
-/* A miss: the C side of the stub. Code is not dropped here: the caller returns into it. False: for the interpreter. */
-static uint64_t fill(struct cpu *cpu, uint64_t lin, const uint8_t *site, unsigned how)
+/* A miss: the C side of the stub. Code is not dropped here: the caller returns into it. 0: for the interpreter. */
+static uint64_t fill(struct cpu *cpu, uint64_t lin, const struct fill_site *data, unsigned how)
 {
     struct jit *jit = cpu->jit;
-    unsigned size = site[4], align = site[5];
+    struct fill_site site;
+    memcpy(&site, data, sizeof site);
     jit->stats.fills++;
-    if (try_fill(cpu, lin, size, align, how & 1, how >> 1)) {
+    if (filled(cpu, lin, &site, how >> 1, how & 1)) {
         jit->stats.filled++;
         return 1;
     }
-    jit_account_cold(cpu, lin, size, align, how & 1, how >> 1);
+    uint8_t *failures = &jit->careful[jit_careful_slot(site.rip)];
+    if (site.grouped && *failures < JIT_CAREFUL && ++*failures == JIT_CAREFUL)
+        jit->careful_now = true;
+    jit_account_cold(cpu, lin, site.size, site.align, how & 1, how >> 1);
     return 0;
 }
 
 /*
- * Called by a cold path whose data stands behind the call:
- *     .long from here to where to look again    .byte size, alignment    .quad RIP
- * In: r15 = offset in the page, or what a miss makes of it; rcx (flags dead) or
- * 8 * r10 (flags live) = place in the TLB.
+ * Called by a cold path, with a struct fill_site behind the call.
+ * In: r15 = the linear address. Goes back to where to look again, or leaves.
  */
-static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool write, bool live)
+static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool write)
 {
     const int32_t shift = 16; /* the return address, and the flags */
-    int32_t tlb = tlb_offset(class, write);
-    if (live)
-        e_load(e, H_CX, at_index(H_CTX, H_10, 3, tlb + 8));
-    else
-        e_load(e, H_CX, at_index(H_CTX, H_CX, 0, tlb + 8));
-    e8(e, 0x9c);                        /* pushfq */
-    e_op_rr(e, true, 0x29, H_CX, H_15); /* sub r15, rcx: the address again */
+    e8(e, 0x9c);              /* pushfq */
     spill(e, false, shift);
+    jit_vector_park(e, jit, shift);
     e_lea(e, H_DI, at(H_SP, shift));
     e_mov(e, H_SI, H_15);
     e_load(e, H_DX, at(H_SP, 8));
@@ -131,19 +131,20 @@ static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool writ
     e_mov_imm(e, H_AX, (uint64_t)(uintptr_t)fill);
     e8(e, 0xff); /* call rax */
     e8(e, 0xd0);
+    jit_vector_unpark(e, jit, shift);
     e_mov(e, H_CX, H_AX);
     reload(e, false, shift);
     e8(e, 0x9d); /* popfq */
     pop(e, H_10);
     uint8_t *miss = e_jrcxz(e);
-    e8(e, 0x49); /* movsxd rcx, dword [r10] */
+    e8(e, 0x49); /* movsxd rcx, dword [r10 + back] */
     e8(e, 0x63);
-    e8(e, 0x0a);
+    e_mem(e, H_CX, at(H_10, offsetof(struct fill_site, back)));
     e_lea(e, H_CX, at_index(H_CX, H_10, 0, 0));
     e8(e, 0xff); /* jmp rcx */
     e8(e, 0xe1);
     e_join8(miss, e->p);
-    e_load(e, H_15, at(H_10, 6));
+    e_load(e, H_15, at(H_10, offsetof(struct fill_site, rip)));
     e_jmp_to(e, RW(jit, jit->leave_interp));
 }
 
@@ -163,11 +164,13 @@ void jit_stubs(struct jit *jit)
     e_store_imm32(&e, CTX(words.reason), JIT_LOOKUP);
     e_join32(a, e.p);
     e_join32(b, e.p);
-    emit_leave(&e);
+    emit_leave(&e, jit);
+    if (jit->vector)
+        jit_vector_stubs(&e, jit);
     for (unsigned class = 0; class < JIT_CLASSES; class ++)
-        for (unsigned i = 0; i < 4; i++) {
-            jit->fill[class][i >> 1][i & 1] = jit_offset(jit, e.p);
-            emit_fill(&e, jit, class, i >> 1, i & 1);
+        for (unsigned write = 0; write < 2; write++) {
+            jit->fill[class][write] = jit_offset(jit, e.p);
+            emit_fill(&e, jit, class, write);
         }
     jit->used = jit->fixed = jit_offset(jit, e.p);
 }
@@ -178,6 +181,7 @@ void jit_enter(struct jit *jit, uint32_t code)
     void (*enter)(struct cpu *);
     const uint8_t *p = jit->mem.rx + jit->enter;
     memcpy(&enter, &p, sizeof enter);
+    cpu->words.allowed = jit_vector_allowed(cpu);
     cpu->words.entry = (uint64_t)(uintptr_t)(jit->mem.rx + code);
     enter(cpu);
 }

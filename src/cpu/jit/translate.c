@@ -86,20 +86,23 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
 {
     uint16_t live[JIT_MAX_INSNS + 1];
     liveness(t->jit, n, live);
-    t->nslow = t->ninterp = t->nways = 0;
+    plan_accesses(t, n);
+    t->nslow = t->ninterp = t->nways = t->ncold = 0;
+    t->live = 0;
     t->next = t->b->rip;
     entries(t);
     if (t->jit->accounts)
         tr_count(t, n);
     for (unsigned i = 0; i < n; i++) {
         t->in = &t->jit->insn[i];
+        t->index = i;
         t->rip = t->next;
         t->next += t->in->z.length;
         t->live_in = live[i];
         t->live_out = live[i + 1];
         uint8_t *start = t->e.p;
         bool branch = tr_is_branch(t->in);
-        if (!(branch ? tr_branch(t) : tr_integer(t))) {
+        if (!(branch ? tr_branch(t) : tr_integer(t) || tr_vector(t))) {
             t->e.p = start;
             t->done = i;
             return false;
@@ -111,6 +114,7 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     else if (!tr_is_branch(&t->jit->insn[n - 1]))
         tr_goto(t, t->next);
     tr_slow_paths(t);
+    tr_live_paths(t);
     tr_ways_out(t);
     away(t);
     return true;
@@ -154,6 +158,7 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
     }
     end = (unsigned)(t->next - rip) + off;
     b->chunks = chunk_mask(off, end - off);
+    b->len = end - off;
     b->exit = exits;
     b->nexits = jit->nexits - exits;
     jit->used = (jit_offset(jit, t->e.p) + 15) & ~15u;

@@ -14,11 +14,20 @@ enum jit_reason {
     JIT_INTERP, /* the instruction at `rip` is for the interpreter */
 };
 
+/* What generated code may have in the host's registers: jit/vec_state.c. */
+enum jit_live {
+    LIVE_SSE, /* XMM and YMM registers and MXCSR, and SSE instructions are allowed */
+    LIVE_AVX, /* the same, and AVX instructions are */
+    LIVE_X87, /* x87 and MMX */
+    JIT_LIVES
+};
+
 struct jit_words {
     uint64_t host_rsp;
     uint64_t entry; /* where to begin */
     uint64_t rip;   /* where generated code left */
     uint64_t tmp;   /* of one instruction */
+    uint64_t delta[16]; /* of a block: see elide.c */
     /* Masks for PEXT: page number to TLB index, and what must be zero in an offset that lies in the page (and is aligned). */
     uint64_t index_mask;
     uint64_t page_mask[6]; /* by log2 of the alignment asked for: 1, 2, 4, ... 32 bytes */
@@ -28,6 +37,14 @@ struct jit_words {
     uint32_t reason;                /* enum jit_reason */
     uint32_t link;                  /* number of an exit */
     uint16_t flags;                 /* arithmetic flags while in C: OF in bit 0, and what LAHF gives in bits 8-15 */
+
+    /* Vector registers. */
+    uint32_t away[JIT_LIVES]; /* 0: live */
+    uint32_t allowed;         /* bit 1 << enum jit_live: may be live */
+    uint32_t host_mxcsr, guest_mxcsr;
+    uint64_t mxcsr_bits, fcw_bits; /* masks for PEXT: those bits that decide whether MXCSR or FCW can be live */
+    uint8_t uppers;                /* of a call of C: the upper halves are not all zero */
+    uint8_t vec[512] __attribute__((aligned(32))); /* and all registers */
 };
 
 #endif
