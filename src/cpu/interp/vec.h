@@ -83,6 +83,12 @@ struct vec_plan {
     uint16_t fop;
 };
 
+/*
+ * What there is to know of a vector or x87 instruction; false: it is none that this CPU offers. Element-wise memory forms
+ * (vec_mem.c) and x87 control (x87_env.c) have plans that say nothing: who asks must tell them apart first.
+ */
+bool vec_plan_of(const struct cpu *, const struct insn *, struct vec_plan *);
+
 /* The cached stub for a plan, made if need be; NULL: the cache is full. */
 struct vec_insn *vec_stub_get(struct vec_cache *, const struct vec_plan *);
 void vec_cache_reset(struct vec_cache *);

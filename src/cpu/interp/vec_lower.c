@@ -230,54 +230,69 @@ static void plan_x87(const struct insn *insn, struct vec_plan *p)
     }
 }
 
+static bool offered(const struct cpu *cpu, const ZydisDecodedInstruction *z)
+{
+    bool vex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    enum x86_feature feature;
+    return (vex || z->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY) && feature_of(z, &feature) &&
+           cpuid_has(cpu->cpuid, feature) && (!vex || cpuid_has(cpu->cpuid, X86_AVX));
+}
+
+static void plan_vector(const struct insn *insn, bool mmx, bool gpr_in_reg, struct vec_plan *plan)
+{
+    const ZydisDecodedInstruction *z = &insn->z;
+    bool vex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    if (vex)
+        plan->flags |= VEC_VEX;
+    if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
+        plan->flags |= VEC_FULL | (plan->vec_read | plan->vec_write ? VEC_XMM : 0);
+    else if (uses_mxcsr(z) || z->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS) /* which from memory has nothing of MMX */
+        plan->flags |= VEC_MXCSR;
+    if (z->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
+        plan->flags |= VEC_HALF;
+    if (z->cpu_flags && (z->cpu_flags->modified | z->cpu_flags->set_0 | z->cpu_flags->undefined))
+        plan->flags |= VEC_FLAGS;
+    if (vex ? z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1 && plan->mem_size >= 16
+            : plan->mem_size == 16 && !unaligned_ok(z->mnemonic))
+        plan->flags |= VEC_ALIGN;
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_VPCMPESTRI:
+        plan->str_index = true;
+        /* fallthrough */
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_VPCMPESTRM: plan->str_lengths = true; break;
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_VPCMPISTRI: plan->str_index = true; break;
+    default: break;
+    }
+    plan_code(insn, plan, gpr_in_reg);
+}
+
+bool vec_plan_of(const struct cpu *cpu, const struct insn *insn, struct vec_plan *plan)
+{
+    bool mmx = false, gpr_in_reg = false, x87 = is_x87(&insn->z);
+    *plan = (struct vec_plan){.gpr = -1};
+    if ((!x87 && !offered(cpu, &insn->z)) || !plan_operands(insn, plan, &mmx, &gpr_in_reg))
+        return false;
+    if (x87)
+        plan_x87(insn, plan);
+    else
+        plan_vector(insn, mmx, gpr_in_reg, plan);
+    return true;
+}
+
 bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
 {
     const ZydisDecodedInstruction *z = &insn->z;
-    struct vec_plan plan = {.gpr = -1};
-    enum x86_feature feature;
-    bool mmx = false, gpr_in_reg = false;
+    struct vec_plan plan;
 
     if (x87_lower(insn, op))
         return true;
-    if (is_x87(z)) {
-        if (!plan_operands(insn, &plan, &mmx, &gpr_in_reg))
-            return false;
-        plan_x87(insn, &plan);
-    } else {
-        bool vex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
-        if ((!vex && z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) || !feature_of(z, &feature) ||
-            !cpuid_has(cpu->cpuid, feature) || (vex && !cpuid_has(cpu->cpuid, X86_AVX)))
-            return false;
-        if (vec_mem_lower(cpu, insn, op))
-            return true;
-        if (!plan_operands(insn, &plan, &mmx, &gpr_in_reg))
-            return false;
-        if (vex)
-            plan.flags |= VEC_VEX;
-        if (mmx || z->mnemonic == ZYDIS_MNEMONIC_EMMS)
-            plan.flags |= VEC_FULL | (plan.vec_read | plan.vec_write ? VEC_XMM : 0);
-        else if (uses_mxcsr(z) || z->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS) /* which from memory has nothing of MMX */
-            plan.flags |= VEC_MXCSR;
-        if (z->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
-            plan.flags |= VEC_HALF;
-        if (z->cpu_flags && (z->cpu_flags->modified | z->cpu_flags->set_0 | z->cpu_flags->undefined))
-            plan.flags |= VEC_FLAGS;
-        if (vex ? z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1 && plan.mem_size >= 16
-                : plan.mem_size == 16 && !unaligned_ok(z->mnemonic))
-            plan.flags |= VEC_ALIGN;
-        switch (z->mnemonic) {
-        case ZYDIS_MNEMONIC_PCMPESTRI:
-        case ZYDIS_MNEMONIC_VPCMPESTRI:
-            plan.str_index = true;
-            /* fallthrough */
-        case ZYDIS_MNEMONIC_PCMPESTRM:
-        case ZYDIS_MNEMONIC_VPCMPESTRM: plan.str_lengths = true; break;
-        case ZYDIS_MNEMONIC_PCMPISTRI:
-        case ZYDIS_MNEMONIC_VPCMPISTRI: plan.str_index = true; break;
-        default: break;
-        }
-        plan_code(insn, &plan, gpr_in_reg);
-    }
+    if (!is_x87(z) && offered(cpu, z) && vec_mem_lower(cpu, insn, op))
+        return true;
+    if (!vec_plan_of(cpu, insn, &plan))
+        return false;
 
     /* Larger operands are aligned or need not be. */
     bool loose = plan.mem_size > 10 || z->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11;
@@ -295,6 +310,14 @@ bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
 }
 
 #else
+
+bool vec_plan_of(const struct cpu *cpu, const struct insn *insn, struct vec_plan *plan)
+{
+    (void)cpu;
+    (void)insn;
+    (void)plan;
+    return false;
+}
 
 bool vec_lower(struct cpu *cpu, const struct insn *insn, struct op *op)
 {

@@ -6,7 +6,7 @@
  *     gen.c     makes cases: an encoding of a row of the form tables and a
  *               state in which it does something interesting
  *     native.c  runs a batch of cases on this CPU, in a child process
- *     soft.c    runs a case in the interpreter
+ *     soft.c    runs a case in the interpreter, or as generated code
  *     flags.c   which flags an instruction leaves undefined
  *     main.c    compares, reports, counts
  */
@@ -134,6 +134,9 @@ static inline uint64_t memory_hash(const void *p0, const void *p1)
 /* -- soft.c -- */
 struct soft;
 struct soft *soft_new(void);
+/* From now on what can be translated is. -errno. */
+int soft_translate(struct soft *);
+uint64_t soft_translated(const struct soft *); /* cases that ran as generated code */
 void soft_free(struct soft *);
 void soft_lower(struct soft *, const struct fuzz_case *, const struct insn *, struct op *op);
 void soft_run(struct soft *, const struct fuzz_case *, struct fuzz_outcome *out);

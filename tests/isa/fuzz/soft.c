@@ -17,9 +17,20 @@
 #include "cpu/cpu.h"
 #include "cpu/flags.h"
 #include "cpu/interp/vec.h"
+#include "cpu/jit/jit.h"
 
 /* Physical pages. The two data pages are not neighbours, so that a crossing access has two places to go to. */
-enum { PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, PT = 0x4000, FRAME0 = 0x8000, FRAME1 = 0x6000, FRAME_RO = 0x7000 };
+enum {
+    PML4 = 0x1000,
+    PDPT = 0x2000,
+    PD = 0x3000,
+    PT = 0x4000,
+    FRAME0 = 0x8000,
+    FRAME1 = 0x6000,
+    FRAME_RO = 0x7000,
+    PT_CODE = 0x9000,
+    FRAME_CODE = 0xa000
+};
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4 };
 
 struct soft {
@@ -30,6 +41,7 @@ struct soft {
     struct cpu *cpu;
     struct x86_state base[FUZZ_MODES];
     unsigned mode; /* of the state that is set */
+    uint64_t translated;
 };
 
 uint64_t soft_fs_base(void)
@@ -51,6 +63,10 @@ static void build_tables(struct soft *s)
     store64(s, pte + 0, FRAME0 | all);
     store64(s, pte + 8, FRAME1 | all);
     store64(s, pte + 24, FRAME_RO | PTE_P | PTE_U);
+    /* The translator fetches its code, of one case at a time, so one frame will do. */
+    store64(s, PD + 8 * (CODE_BASE >> 21), PT_CODE | all);
+    for (uint64_t lin = CODE_BASE; lin < CODE_BASE + CODE_SIZE; lin += 4096)
+        store64(s, PT_CODE + 8 * (lin >> 12 & 511), FRAME_CODE | PTE_P | PTE_U);
 }
 
 static struct x86_segment segment(uint16_t sel, uint32_t attr)
@@ -120,6 +136,9 @@ struct soft *soft_new(void)
     return s;
 }
 
+int soft_translate(struct soft *s) { return jit_new(s->cpu); }
+uint64_t soft_translated(const struct soft *s) { return s->translated; }
+
 void soft_free(struct soft *s)
 {
     cpu_free(s->cpu);
@@ -181,6 +200,24 @@ static void run_op(struct cpu *cpu, const struct op *op, uint64_t rip, unsigned 
     }
 }
 
+/* Runs the instruction as generated code; false if it is for the interpreter, with everything as it was. */
+static bool run_translated(struct soft *s, const struct fuzz_case *c)
+{
+    struct cpu *cpu = s->cpu;
+    unsigned off = (unsigned)(c->rip & 0xfff);
+    uint8_t *code = mem_w(&s->vm.mem, FRAME_CODE, 4096);
+    if (!jit_serves(cpu))
+        return false;
+    memset(code, 0xcc, 4096); /* INT3 is for the interpreter */
+    memcpy(code + off, c->bytes, c->len);
+    jit_invalidate(cpu, FRAME_CODE, ~UINT64_C(0));
+    if (!jit_at_once(cpu))
+        return false;
+    jit_run(cpu);
+    s->translated += cpu->rip != c->rip;
+    return cpu->rip != c->rip;
+}
+
 void soft_run(struct soft *s, const struct fuzz_case *c, struct fuzz_outcome *out)
 {
     struct cpu *cpu = s->cpu;
@@ -207,9 +244,10 @@ void soft_run(struct soft *s, const struct fuzz_case *c, struct fuzz_outcome *ou
     atomic_store(&cpu->exit_request, 1); /* branches must not look for blocks at their targets */
 
     out->vector = NO_VECTOR;
-    if (setjmp(cpu->fault) == 0)
-        run_op(cpu, &ops[0], c->rip, c->len);
-    else {
+    if (setjmp(cpu->fault) == 0) {
+        if (!run_translated(s, c))
+            run_op(cpu, &ops[0], c->rip, c->len);
+    } else {
         out->vector = cpu->exc.vector;
         out->error = cpu->exc.error;
         out->cr2 = cpu->cr2;

@@ -1,10 +1,11 @@
 /*
- * fuzz_vector [COUNT [SEED [MNEMONIC]]]
+ * fuzz_vector [--jit] [COUNT [SEED [MNEMONIC]]]
  *
  * Compares COUNT cases (default 200,000) of vector and x87 instructions with
  * this CPU, each opcode about as often as another, and lists the valid ones
  * that lowering does not take. Exit status 0, 1 for differences or an opcode
- * of an offered feature that is missing, 77 where it cannot run.
+ * of an offered feature that is missing, 77 where it cannot run. --jit: as generated code, in 64-bit mode; what the
+ * translator leaves to the interpreter is left to it. FUZZ_VERBOSE: instructions that never ran so are listed.
  *
  * FIP, FDP and FOP are the guest's. This CPU may keep FOP, and perhaps FDP, for
  * exceptions only (CPUID leaf 7 EBX bit 6): then they are compared after those. Some of AMD's do not even save and
@@ -31,9 +32,11 @@ struct fuzzer {
     struct vec_set taken[FUZZ_MODES], refused[FUZZ_MODES];
     ZydisMnemonic only; /* 0: all */
     bool fdp_exceptions_only;
+    bool jit;
     bool pointers_with_exceptions; /* FIP, FDP and FOP are saved and restored only if an exception waits */
     uint64_t compared, differing, lost, exceptions;
-    uint32_t bad[ZYDIS_MNEMONIC_MAX_VALUE + 1], ran[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+    uint32_t bad[ZYDIS_MNEMONIC_MAX_VALUE + 1], ran[ZYDIS_MNEMONIC_MAX_VALUE + 1],
+        native_ran[ZYDIS_MNEMONIC_MAX_VALUE + 1];
     uint8_t before[DATA_SPAN];
 };
 
@@ -210,12 +213,16 @@ static bool same(const struct fuzzer *f, const struct fuzz_case *c, const struct
                  const struct insn *in)
 {
     const struct fuzz_outcome *n = &c->native;
+    uint64_t flags = RFL_ARITH | RFL_DF;
+    /* Where generated code leaves an instruction to the interpreter, flags that it was to overwrite may be lost. */
+    if (f->jit && n->vector != NO_VECTOR && in->z.cpu_flags)
+        flags &= ~(uint64_t)(in->z.cpu_flags->modified | in->z.cpu_flags->set_0 | in->z.cpu_flags->set_1);
     if (is_maskmov(c) && n->vector == EXC_PF && soft->vector == NO_VECTOR)
         return true;
     for (unsigned i = 0; i < (c->mode == FUZZ_64 ? 16 : 8); i++)
         if ((n->s.reg[i] ^ soft->s.reg[i]) & register_mask(c))
             return false;
-    if (((n->s.rflags ^ soft->s.rflags) & (RFL_ARITH | RFL_DF)) || n->s.rip != soft->s.rip || !same_fault(c, soft, in))
+    if (((n->s.rflags ^ soft->s.rflags) & flags) || n->s.rip != soft->s.rip || !same_fault(c, soft, in))
         return false;
     if (n->memory != soft->memory && !(in_pieces(in) && is_memory_fault(n->vector)))
         return false;
@@ -355,7 +362,9 @@ static void compare_case(struct fuzzer *f, unsigned i, bool *diverged)
     struct insn in;
     copy_from_soft(f, f->before);
     insn_decode(fuzz_bits(c->mode), false, c->bytes, c->len, &in);
+    uint64_t translated = soft_translated(f->soft);
     soft_run(f->soft, c, &soft);
+    f->native_ran[c->mnemonic] += (uint32_t)(soft_translated(f->soft) - translated);
     f->compared++;
     f->ran[c->mnemonic]++;
     f->exceptions += c->native.vector != NO_VECTOR;
@@ -368,6 +377,8 @@ static void compare_case(struct fuzzer *f, unsigned i, bool *diverged)
 
 static enum fuzz_mode choose_mode(struct fuzzer *f)
 {
+    if (f->jit)
+        return FUZZ_64;
     static const uint8_t modes[] = {FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_32, FUZZ_SEG32, FUZZ_SEG16};
     enum fuzz_mode m;
     do
@@ -470,6 +481,9 @@ static unsigned enumerate(struct fuzzer *f, const char *only)
 static void print_summary(const struct fuzzer *f)
 {
     for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+        if (f->jit && f->ran[m] && !f->native_ran[m] && getenv("FUZZ_VERBOSE"))
+            printf("never translated: %s\n", ZydisMnemonicGetString(m));
+    for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
         if (f->bad[m])
             printf("%6" PRIu32 " of %" PRIu32 " differ: %s\n", f->bad[m], f->ran[m], ZydisMnemonicGetString(m));
 }
@@ -477,6 +491,11 @@ static void print_summary(const struct fuzzer *f)
 int main(int argc, char **argv)
 {
     static struct fuzzer f;
+    if (argc > 1 && strcmp(argv[1], "--jit") == 0) {
+        f.jit = true;
+        argc--;
+        argv++;
+    }
     unsigned a, b = 0, c = 0, d;
     uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 0) : 200000;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
@@ -489,6 +508,10 @@ int main(int argc, char **argv)
     }
     if (!f.soft || err) {
         printf("SKIP: cannot set up (%s)\n", strerror(-err));
+        return 77;
+    }
+    if (f.jit && soft_translate(f.soft)) {
+        printf("SKIP: no translator here\n");
         return 77;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -512,6 +535,8 @@ int main(int argc, char **argv)
             break;
     }
     print_summary(&f);
+    if (f.jit)
+        printf("%" PRIu64 " ran as generated code\n", soft_translated(f.soft));
     bool failed = f.differing || f.lost || missing;
     printf("%s: %" PRIu64 " compared, %" PRIu64 " of them raised, %" PRIu64 " differ, %" PRIu64 " lost, seed %" PRIu64
            "\n",
