@@ -13,16 +13,17 @@ The machine sees the host's files read-only, through 9p; in it
 so a command finds the same programs, the same checkout and the same working directory as outside. Files made on the
 host after the machine has looked into their folder may not show in it.
 
-The machine can break by itself, for QEMU's SVM is not flawless. Under two busy CPUs each in a guest, even one that is
-four instructions long, its kernel loses its stack now and then, some minutes apart. And an interrupt that is injected
-into a guest can arrive there twice if QEMU leaves its loop before the guest exits (the exception's number stays set
-after VMRUN): with one thread for all CPUs, which leaves it all the time, hardly a guest boots, so each CPU has a thread.
+The machine can break by itself, for QEMU's SVM is not flawless. With two CPUs that run guests at the same time its
+kernel loses its stack now and then, and a guest may run into nowhere, even one that is four instructions long: so the
+tests have a machine with one. And an interrupt that is injected into a guest can arrive there twice if QEMU leaves its
+loop before the guest exits (the exception's number stays set after VMRUN): with "thread=single" hardly a guest boots.
 RigBroken tells a machine that died from a command that failed. again() says what a test may make of it.
 
 Nothing outlives the Python process that made a rig: the kernel kills QEMU with it, and the machine switches itself off
 when its line to the host goes dead. Python's own library only.
 
     QEMU=path      the QEMU that emulates the outer machine
+    RIG_CPUS=n     CPUs of the machine that tests share (1)
     SLOW=factor    the time limit of its boot is multiplied by it
 """
 
@@ -360,6 +361,13 @@ class NestedRig:
 
 
 _shared = None
+_log = "nested-outer"  # the name of the shared machine's console
+
+
+def log_as(name):
+    """For a program that may run beside another one that shares a machine among its tests."""
+    global _log
+    _log = name
 
 
 def again(error):
@@ -375,7 +383,7 @@ def shared():
     if not _shared or not _shared.alive():
         if _shared:
             _shared.close()
-        _shared = NestedRig(log="nested-outer")
+        _shared = NestedRig(int(os.environ.get("RIG_CPUS", "1")), log=_log)
         _shared.start()
     return _shared
 
