@@ -65,6 +65,13 @@ bool jit_run(struct cpu *);
 /* A block was interpreted; compiles it when that has happened often enough. */
 void jit_count(struct cpu *, struct block *);
 
+/*
+ * For tests: translates what is at cpu->rip, without waiting for it to be worth while. False: its first instruction is
+ * for the interpreter. Who changes the code later calls jit_invalidate() himself, unless it was interpreted before.
+ * May raise (a fetch).
+ */
+bool jit_at_once(struct cpu *);
+
 /* Code of these 64-byte chunks of a guest page was overwritten; all code is void. */
 void jit_invalidate(struct cpu *, uint64_t gpa, uint64_t chunks);
 void jit_flush(struct cpu *);
