@@ -80,7 +80,7 @@ void tr_ways_out(struct tr *t)
 static int32_t look_up(struct tr *t)
 {
     struct emit *e = &t->e;
-    int32_t table = ROOM_OFFSET(jit.jump) + (int32_t)(t->b->class * sizeof(struct jit_jump) * JIT_JUMPS);
+    int32_t table = ROOM_OFFSET(jit.jump) + (int32_t)(t->b->table * sizeof(struct jit_jump) * JIT_JUMPS);
     e_pext(e, H_CX, H_15, CTX(words.jump_mask));
     e_lea(e, H_10, at_index(H_CX, H_CX, 0, 0));
     e_load(e, H_CX, at_index(H_CTX, H_10, 3, table));
@@ -98,37 +98,36 @@ static void load_target(struct tr *t)
 {
     const ZydisDecodedOperand *o = &t->in->op[0];
     if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-        tr_load_guest(t, H_15, (unsigned)(o->reg.value - ZYDIS_REGISTER_RAX));
+        tr_load_guest(t, H_15, (unsigned)tr_gpr(o->reg.value));
     } else {
         tr_operand(t, o, false);
-        e_load(&t->e, H_15, t->operand);
+        e_op_mem(&t->e, !t->code32, 0x8b, H_15, t->operand);
     }
 }
 
 static void push_return(struct tr *t)
 {
     struct emit *e = &t->e;
-    tr_stack(t, -8, true);
-    if ((int64_t)t->next == (int32_t)t->next) {
-        e_op_mem(e, true, 0xc7, 0, t->operand);
+    tr_stack(t, -(int32_t)t->word, true);
+    if (t->code32 || (int64_t)t->next == (int32_t)t->next) {
+        e_op_mem(e, !t->code32, 0xc7, 0, t->operand);
         e32(e, (uint32_t)t->next);
     } else {
         e_mov_imm(e, H_CX, t->next);
         e_store(e, H_CX, t->operand);
     }
-    e_lea(e, G_SP, at(G_SP, -8));
+    tr_move_sp(t, -(int32_t)t->word);
 }
 
 static bool ret(struct tr *t)
 {
-    struct emit *e = &t->e;
-    int32_t drop = 8;
+    int32_t drop = (int32_t)t->word;
     if (t->in->z.operand_count_visible)
         drop += (int32_t)t->in->op[0].imm.value.u;
     tr_stack(t, 0, false);
-    e_load(e, H_15, t->operand);
+    e_op_mem(&t->e, !t->code32, 0x8b, H_15, t->operand);
     int32_t code = look_up(t);
-    e_lea(e, G_SP, at(G_SP, drop));
+    tr_move_sp(t, drop);
     jump_hit(t, code);
     return true;
 }
@@ -139,8 +138,10 @@ bool tr_branch(struct tr *t)
     const ZydisDecodedOperand *o = &in->op[0];
     bool relative = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative;
     uint64_t target = relative ? t->next + o->imm.value.u : 0;
+    if (t->code32)
+        target = (uint32_t)target;
 
-    if (in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || in->z.operand_width != 64 ||
+    if (in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || in->z.operand_width != 8 * t->word ||
         (relative && !mmu_canonical(target)))
         return false;
     if (is_jcc(in->z.mnemonic)) {

@@ -45,9 +45,9 @@ static void clear_jumps(struct jit *jit)
 {
     struct jit_tables *tables = tables_of(jit);
     /* No RIP is the negative of this: an address in the middle of nowhere. */
-    for (unsigned class = 0; class < JIT_CLASSES; class ++)
+    for (unsigned table = 0; table < JIT_TABLES; table++)
         for (unsigned i = 0; i < JIT_JUMPS; i++)
-            tables->jump[class][i] = (struct jit_jump){.neg_rip = UINT64_C(1) << 62, .code = NULL};
+            tables->jump[table][i] = (struct jit_jump){.neg_rip = UINT64_C(1) << 62, .code = NULL};
 }
 
 static bool host_can(void)
@@ -157,17 +157,17 @@ static uint32_t page_id(struct jit *jit, uint64_t lin, uint64_t gpa, uint32_t mo
     return id;
 }
 
-static void map_page(struct jit *jit, uint32_t class, uint64_t lin, uint32_t id)
+static void map_page(struct jit *jit, uint32_t table, uint64_t lin, uint32_t id)
 {
     struct jit_tables *tables = tables_of(jit);
     uint32_t slot = jit_page_slot(lin);
-    uint32_t *p = &tables->page[class][slot];
+    uint32_t *p = &tables->page[table][slot];
     if (*p == id)
         return;
     if (!*p) {
-        if (tables->nfilled == JIT_CLASSES * JIT_PAGES)
+        if (tables->nfilled == JIT_TABLES * JIT_PAGES)
             jit_unmap(jit->cpu);
-        tables->filled[tables->nfilled++] = (uint16_t)(class * JIT_PAGES + slot);
+        tables->filled[tables->nfilled++] = (uint16_t)(table * JIT_PAGES + slot);
     }
     *p = id;
 }
@@ -178,7 +178,7 @@ void jit_unmap(struct cpu *cpu)
         return;
     struct jit_tables *tables = tables_of(cpu->jit);
     for (uint32_t i = 0; i < tables->nfilled; i++)
-        tables->page[0][tables->filled[i]] = 0;
+        tables->page[tables->filled[i] / JIT_PAGES][tables->filled[i] % JIT_PAGES] = 0;
     tables->nfilled = 0;
 }
 
@@ -187,18 +187,20 @@ void jit_unmap_page(struct cpu *cpu, uint64_t lin)
     if (!cpu->jit)
         return;
     struct jit_tables *tables = tables_of(cpu->jit);
-    for (unsigned class = 0; class < JIT_CLASSES; class ++)
-        tables->page[class][jit_page_slot(lin >> 12)] = 0;
+    for (unsigned table = 0; table < JIT_TABLES; table++)
+        tables->page[table][jit_page_slot(lin >> 12)] = 0;
 }
 
 /* -- blocks -- */
 
 static uint64_t key_of(uint32_t id, uint64_t rip) { return (uint64_t)id << 12 | (rip & 0xfff); }
 
-struct jit_block *jit_block_add(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class)
+struct jit_block *jit_block_add(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id)
 {
     struct jit_block *b = &jit->blocks[jit->nblocks];
-    *b = (struct jit_block){.rip = rip, .gpa = gpa, .id = id, .class = class};
+    uint32_t mode = jit->pages[id].mode;
+    *b = (struct jit_block){
+        .rip = rip, .gpa = gpa, .id = id, .class = jit_mode_class(mode), .table = jit_mode_table(mode)};
     return b;
 }
 
@@ -304,7 +306,30 @@ static bool full(const struct jit *jit)
     return jit->used + JIT_ROOM > jit->mem.size || jit->nblocks == MAX_BLOCKS || jit->nexits + 8 > MAX_EXITS;
 }
 
-static uint32_t class_of(const struct cpu *cpu) { return (uint32_t)(cpu->tlb - cpu->tlb_sets); }
+static bool wide(const struct x86_segment *s)
+{
+    return s->limit == 0xffffffff && !(s->attr & SEG_UNUSABLE) && (s->attr & (SEG_S | 14)) == (SEG_S | 2);
+}
+
+/* What the code that runs now is translated for: see jit_mode_class(). */
+static uint32_t mode_of(const struct cpu *cpu)
+{
+    uint32_t mode = (uint32_t)(cpu->tlb - cpu->tlb_sets);
+    if (cpu->mode != MODE_64)
+        mode |= JIT_CODE32 | (wide(&cpu->seg[SEG_FS]) ? JIT_FS_WIDE : 0) | (wide(&cpu->seg[SEG_GS]) ? JIT_GS_WIDE : 0);
+    return mode;
+}
+
+/* A table knows code of one mode at a time. Those of one table change seldom. */
+static void set_table_mode(struct jit *jit, uint32_t mode)
+{
+    uint32_t table = jit_mode_table(mode);
+    if (jit->table_mode[table] == mode)
+        return;
+    jit->table_mode[table] = mode;
+    clear_jumps(jit);
+    jit_unmap(jit->cpu);
+}
 
 /* The code at cpu->rip, made known to the tables; NULL if there is none. May raise. */
 static struct jit_block *look_up(struct cpu *cpu)
@@ -312,13 +337,14 @@ static struct jit_block *look_up(struct cpu *cpu)
     struct jit *jit = cpu->jit;
     cpu->op = NULL;
     uint64_t gpa = mmu_fetch(cpu, cpu->rip);
-    uint32_t class = class_of(cpu), id = page_id(jit, cpu->rip >> 12, gpa >> 12, class);
+    uint32_t mode = mode_of(cpu), table = jit_mode_table(mode), id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode);
     if (!id)
         return NULL;
-    map_page(jit, class, cpu->rip >> 12, id);
+    set_table_mode(jit, mode);
+    map_page(jit, table, cpu->rip >> 12, id);
     struct jit_block *b = find(jit, id, cpu->rip);
     if (b)
-        tables_of(jit)->jump[class][cpu->rip & (JIT_JUMPS - 1)] = (struct jit_jump){.neg_rip = -cpu->rip,
+        tables_of(jit)->jump[table][cpu->rip & (JIT_JUMPS - 1)] = (struct jit_jump){.neg_rip = -cpu->rip,
                                                                                     .code = jit->mem.rx + b->guarded};
     return b;
 }
@@ -368,10 +394,10 @@ static uint32_t make_room(struct cpu *cpu, uint64_t gpa)
     struct jit *jit = cpu->jit;
     if (full(jit))
         jit_flush(cpu);
-    uint32_t id = page_id(jit, cpu->rip >> 12, gpa >> 12, class_of(cpu));
+    uint32_t id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode_of(cpu));
     if (!id) {
         jit_flush(cpu);
-        id = page_id(jit, cpu->rip >> 12, gpa >> 12, class_of(cpu));
+        id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode_of(cpu));
     }
     return id;
 }
@@ -381,7 +407,7 @@ bool jit_at_once(struct cpu *cpu)
     cpu->op = NULL;
     uint64_t gpa = mmu_fetch(cpu, cpu->rip);
     uint32_t id = make_room(cpu, gpa);
-    return find(cpu->jit, id, cpu->rip) || jit_translate(cpu->jit, cpu->rip, gpa, id, class_of(cpu));
+    return find(cpu->jit, id, cpu->rip) || jit_translate(cpu->jit, cpu->rip, gpa, id);
 }
 
 void jit_count(struct cpu *cpu, struct block *b)
@@ -394,5 +420,5 @@ void jit_count(struct cpu *cpu, struct block *b)
         return;
     uint32_t id = make_room(cpu, b->gpa);
     if (!find(jit, id, cpu->rip))
-        b->untranslatable = !jit_translate(jit, cpu->rip, b->gpa, id, class_of(cpu));
+        b->untranslatable = !jit_translate(jit, cpu->rip, b->gpa, id) && !jit->again;
 }

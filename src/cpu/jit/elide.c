@@ -35,15 +35,19 @@ struct walk {
     uint32_t version[16]; /* counts assignments of each guest register */
     int64_t added[16];    /* what was added since the last one */
     uint16_t epoch;
+    bool code32;
+    unsigned word;
     struct group group[MAX_GROUPS];
     unsigned ngroups;
     int8_t of[JIT_MAX_INSNS][2]; /* group of an access, or -1 */
     int64_t where[JIT_MAX_INSNS][2];
 };
 
-static int gpr64(ZydisRegister r)
+/* The number of a register as wide as an address of the code. */
+static int address_gpr(const struct walk *w, ZydisRegister r)
 {
-    return r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15 ? (int)(r - ZYDIS_REGISTER_RAX) : -1;
+    ZydisRegister first = w->code32 ? ZYDIS_REGISTER_EAX : ZYDIS_REGISTER_RAX;
+    return r >= first && r < first + 16 ? (int)(r - first) : -1;
 }
 
 static bool same(const struct key *a, const struct key *b)
@@ -78,19 +82,21 @@ static void add(struct walk *w, unsigned i, unsigned which, const struct key *ke
 
 static void add_stack(struct walk *w, unsigned i, int32_t disp, bool write)
 {
-    struct key key = {
-        .base = ZYDIS_REGISTER_RSP, .index = ZYDIS_REGISTER_NONE, .epoch = w->epoch, .base_version = w->version[RSP]};
-    add(w, i, 1, &key, w->added[RSP] + disp, 8, write);
+    struct key key = {.base = w->code32 ? ZYDIS_REGISTER_ESP : ZYDIS_REGISTER_RSP,
+                      .index = ZYDIS_REGISTER_NONE,
+                      .epoch = w->epoch,
+                      .base_version = w->version[RSP]};
+    add(w, i, 1, &key, w->added[RSP] + disp, w->word, write);
 }
 
 static void add_operand(struct walk *w, unsigned i, const struct insn *in, uint64_t next, const ZydisDecodedOperand *o)
 {
-    if (in->z.address_width != 64)
+    if (in->z.address_width != 8 * w->word)
         return;
     int64_t at = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
     struct key key = {
         .base = (uint16_t)o->mem.base, .index = (uint16_t)o->mem.index, .scale = o->mem.scale, .epoch = w->epoch};
-    int base = gpr64(o->mem.base), index = gpr64(o->mem.index);
+    int base = address_gpr(w, o->mem.base), index = address_gpr(w, o->mem.index);
     if (at != (int32_t)at)
         return;
     if (o->mem.segment == ZYDIS_REGISTER_FS || o->mem.segment == ZYDIS_REGISTER_GS)
@@ -119,7 +125,7 @@ static void assign(struct walk *w, unsigned r)
 static bool adds_constant(struct walk *w, const struct insn *in)
 {
     const ZydisDecodedOperand *d = &in->op[0], *s = &in->op[1];
-    int r = d->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr64(d->reg.value) : -1;
+    int r = d->type == ZYDIS_OPERAND_TYPE_REGISTER ? address_gpr(w, d->reg.value) : -1;
     if (r < 0)
         return false;
     int64_t by;
@@ -133,7 +139,7 @@ static bool adds_constant(struct walk *w, const struct insn *in)
         by = in->z.mnemonic == ZYDIS_MNEMONIC_ADD ? s->imm.value.s : -s->imm.value.s;
         break;
     case ZYDIS_MNEMONIC_LEA:
-        if (in->z.address_width != 64 || s->mem.base != d->reg.value || s->mem.index != ZYDIS_REGISTER_NONE)
+        if (in->z.address_width != 8 * w->word || s->mem.base != d->reg.value || s->mem.index != ZYDIS_REGISTER_NONE)
             return false;
         by = s->mem.disp.has_displacement ? s->mem.disp.value : 0;
         break;
@@ -167,7 +173,8 @@ static void follow_registers(struct walk *w, const struct insn *in)
     if (adds_constant(w, in))
         return;
     bool stack = in->z.mnemonic == ZYDIS_MNEMONIC_PUSH || in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
-                 in->z.mnemonic == ZYDIS_MNEMONIC_POP || in->z.mnemonic == ZYDIS_MNEMONIC_CALL;
+                 in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFD || in->z.mnemonic == ZYDIS_MNEMONIC_POP ||
+                 in->z.mnemonic == ZYDIS_MNEMONIC_CALL;
     for (unsigned i = 0; i < in->z.operand_count; i++) {
         const ZydisDecodedOperand *o = &in->op[i];
         if (o->type != ZYDIS_OPERAND_TYPE_REGISTER ||
@@ -179,7 +186,7 @@ static void follow_registers(struct walk *w, const struct insn *in)
     }
     if (stack && !(in->z.mnemonic == ZYDIS_MNEMONIC_POP && in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
                    tr_gpr(in->op[0].reg.value) == RSP))
-        w->added[RSP] += in->z.mnemonic == ZYDIS_MNEMONIC_POP ? 8 : -8;
+        w->added[RSP] += in->z.mnemonic == ZYDIS_MNEMONIC_POP ? (int)w->word : -(int)w->word;
 }
 
 static void visit(struct walk *w, const struct tr *t, unsigned i, uint64_t rip)
@@ -195,8 +202,9 @@ static void visit(struct walk *w, const struct tr *t, unsigned i, uint64_t rip)
     if (counts) {
         switch (in->z.mnemonic) {
         case ZYDIS_MNEMONIC_PUSH:
+        case ZYDIS_MNEMONIC_PUSHFD:
         case ZYDIS_MNEMONIC_PUSHFQ:
-        case ZYDIS_MNEMONIC_CALL: add_stack(w, i, -8, true); break;
+        case ZYDIS_MNEMONIC_CALL: add_stack(w, i, -(int32_t)w->word, true); break;
         case ZYDIS_MNEMONIC_POP:
         case ZYDIS_MNEMONIC_RET: add_stack(w, i, 0, false); break;
         default: break;
@@ -216,6 +224,8 @@ void plan_accesses(struct tr *t, unsigned n)
     memset(w.added, 0, sizeof w.added);
     memset(w.of, -1, sizeof w.of);
     w.ngroups = w.epoch = 0;
+    w.code32 = t->code32;
+    w.word = t->word;
     for (unsigned i = 0; i < n; i++) {
         visit(&w, t, i, rip);
         rip += t->jit->insn[i].z.length;

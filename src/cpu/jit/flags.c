@@ -33,7 +33,7 @@ struct flag_use flag_use_of(const struct insn *in)
 {
     const ZydisAccessedFlags *f = in->z.cpu_flags;
     struct flag_use use = {0, 0};
-    if (in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
+    if (in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFD)
         use.needs = RFL_ARITH;
     if (!f)
         return use;

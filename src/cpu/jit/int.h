@@ -40,7 +40,7 @@ static inline int32_t tlb_offset(unsigned class, bool write)
 struct jit_block {
     uint64_t rip, gpa;
     uint32_t id;                           /* of its page: see struct jit_page */
-    uint32_t class;                        /* enum tlb_mode */
+    uint32_t class, table;                 /* enum tlb_mode; of struct jit_tables */
     uint64_t chunks;                       /* 64-byte chunks of its page that it was made from */
     uint32_t guarded, checked, body, away; /* offsets in the cache: entries, and where a void block sends who comes */
     uint32_t exit, nexits;                 /* its exits */
@@ -127,8 +127,11 @@ struct tr {
     } way[4];
     struct jit_cold_live cold[JIT_LIVES];
     unsigned ncold;
-    uint8_t live; /* bit 1 << enum jit_live: known to be */
+    uint8_t live;                           /* bit 1 << enum jit_live: known to be */
     uint8_t *away[2];                       /* jumps of the entries */
+    bool code32;                            /* 32-bit code: offsets and stack slots of 4 bytes, flat segments */
+    unsigned word;                          /* bytes of a stack slot */
+    uint32_t mode;                          /* of its page */
     unsigned index;                         /* of the current instruction */
     struct access access[JIT_MAX_INSNS][2]; /* of its operand, and on the stack */
     uint32_t slots_done;                    /* words.delta that the code so far has set */
@@ -155,7 +158,8 @@ struct jit {
     struct jit_page *pages;
     uint32_t nblocks, nexits, npages;
     uint32_t *by_key, *by_page, *page_hash;
-    uint32_t class_mode[JIT_CLASSES]; /* cpu->mode that the jump table of each class is for */
+    uint32_t table_mode[JIT_TABLES]; /* what each table's entries are for: jit_mode_class() */
+    bool again;                      /* a translation was given up, but the next may succeed */
 
     uint8_t careful[4096]; /* failures of shared checks, by a hash of RIP; one has just reached JIT_CAREFUL: */
     bool careful_now;
@@ -164,6 +168,14 @@ struct jit {
     uint8_t bytes[4096];
     struct tr tr;
 };
+
+/* The mode of a page of code: enum tlb_mode, and of 32-bit code that FS and GS are data segments of 4 GiB. */
+enum { JIT_CLASS = 3, JIT_CODE32 = 4, JIT_FS_WIDE = 8, JIT_GS_WIDE = 16 };
+static inline uint32_t jit_mode_class(uint32_t mode) { return mode & JIT_CLASS; }
+static inline uint32_t jit_mode_table(uint32_t mode)
+{
+    return (mode & JIT_CLASS) + (mode & JIT_CODE32 ? JIT_CLASSES : 0);
+}
 
 static inline uint32_t jit_careful_slot(uint64_t rip) { return (uint32_t)(rip * UINT64_C(0x9e3779b97f4a7c15) >> 52); }
 
@@ -174,7 +186,7 @@ static inline uint32_t jit_page_slot(uint64_t lin_page)
 
 /* cache.c */
 uint32_t jit_offset(const struct jit *, const uint8_t *rw);
-struct jit_block *jit_block_add(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class);
+struct jit_block *jit_block_add(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id);
 uint32_t jit_exit_add(struct jit *, struct jit_block *, uint64_t rip);
 void jit_block_insert(struct jit *, struct jit_block *);
 
@@ -183,7 +195,7 @@ void jit_stubs(struct jit *);
 void jit_enter(struct jit *, uint32_t code);
 
 /* translate.c: the block at (rip, gpa) in cpu's mode; NULL if its first instruction is for the interpreter. */
-struct jit_block *jit_translate(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class);
+struct jit_block *jit_translate(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id);
 
 /* mem.c: after it [r10 + r15] is the host address of the operand; rcx is free. False: not possible here. */
 #define HOST_OPERAND at_index(H_10, H_15, 0, 0)
@@ -207,6 +219,8 @@ void rewrite_insn(struct emit *, const struct insn *, const struct rewrite *);
 void plan_accesses(struct tr *, unsigned n);
 /* Whether it uses vector, MMX or x87 registers. */
 bool tr_is_vector(const struct insn *);
+/* integer.c: adds to the guest's stack pointer; the flags stay. */
+void tr_move_sp(struct tr *, int32_t by);
 
 /* integer.c: the number of a general register of any width, -1 if it is none; whether tr_integer() knows the instruction. */
 int tr_gpr(ZydisRegister);

@@ -146,6 +146,7 @@ static enum way way_of(const struct tr *t, const struct insn *in)
     case ZYDIS_MNEMONIC_SHLX:
     case ZYDIS_MNEMONIC_SHRX: return feature(t, X86_BMI2);
     case ZYDIS_MNEMONIC_NOP:
+    case ZYDIS_MNEMONIC_ENDBR32:
     case ZYDIS_MNEMONIC_ENDBR64:
     case ZYDIS_MNEMONIC_PREFETCH:
     case ZYDIS_MNEMONIC_PREFETCHNTA:
@@ -159,6 +160,7 @@ static enum way way_of(const struct tr *t, const struct insn *in)
     case ZYDIS_MNEMONIC_PUSH: return WAY_PUSH;
     case ZYDIS_MNEMONIC_POP: return WAY_POP;
     case ZYDIS_MNEMONIC_LEAVE: return WAY_LEAVE;
+    case ZYDIS_MNEMONIC_PUSHFD:
     case ZYDIS_MNEMONIC_PUSHFQ: return WAY_PUSHF;
     case ZYDIS_MNEMONIC_CMPXCHG8B:
     case ZYDIS_MNEMONIC_CMPXCHG16B: return WAY_CX16;
@@ -427,34 +429,38 @@ static bool divide(struct tr *t, bool is_signed)
     return true;
 }
 
+void tr_move_sp(struct tr *t, int32_t by) { e_op_mem(&t->e, !t->code32, 0x8d, G_SP, at(G_SP, by)); }
+
 static bool push(struct tr *t)
 {
     struct emit *e = &t->e;
+    const int32_t word = (int32_t)t->word;
+    const bool wide = !t->code32;
     const ZydisDecodedOperand *o = &t->in->op[0];
-    if (t->in->z.operand_width != 64)
+    if (t->in->z.operand_width != 8 * t->word)
         return false;
     if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
         int g = tr_gpr(o->reg.value);
         if (g < 0)
             return false;
         int h = host_of((unsigned)g);
-        tr_stack(t, -8, true);
+        tr_stack(t, -word, true);
         if (h == H_NONE)
             e_load(e, H_CX, CTX_REG(g));
-        e_store(e, h == H_NONE ? H_CX : (unsigned)h, t->operand);
+        e_op_mem(e, wide, 0x89, h == H_NONE ? H_CX : (unsigned)h, t->operand);
     } else if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        tr_stack(t, -8, true);
-        e_op_mem(e, true, 0xc7, 0, t->operand);
+        tr_stack(t, -word, true);
+        e_op_mem(e, wide, 0xc7, 0, t->operand);
         e32(e, (uint32_t)o->imm.value.s);
     } else {
         tr_operand(t, o, false);
-        e_load(e, H_CX, t->operand);
+        e_op_mem(e, wide, 0x8b, H_CX, t->operand);
         e_store(e, H_CX, CTX(words.tmp));
-        tr_stack(t, -8, true);
+        tr_stack(t, -word, true);
         e_load(e, H_CX, CTX(words.tmp));
-        e_store(e, H_CX, t->operand);
+        e_op_mem(e, wide, 0x89, H_CX, t->operand);
     }
-    e_lea(e, G_SP, at(G_SP, -8));
+    tr_move_sp(t, -word);
     return true;
 }
 
@@ -463,26 +469,26 @@ static bool pop(struct tr *t)
     struct emit *e = &t->e;
     const ZydisDecodedOperand *o = &t->in->op[0];
     int g = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? tr_gpr(o->reg.value) : -1;
-    if (t->in->z.operand_width != 64 || g < 0)
+    if (t->in->z.operand_width != 8 * t->word || g < 0)
         return false;
     int h = host_of((unsigned)g);
     tr_stack(t, 0, false);
-    e_load(e, h == H_NONE ? H_CX : (unsigned)h, t->operand);
+    e_op_mem(e, !t->code32, 0x8b, h == H_NONE ? H_CX : (unsigned)h, t->operand);
     if (h == H_NONE)
         e_store(e, H_CX, CTX_REG(g));
     if (h != G_SP)
-        e_lea(e, G_SP, at(G_SP, 8));
+        tr_move_sp(t, (int32_t)t->word);
     return true;
 }
 
 static bool leave(struct tr *t)
 {
-    if (t->in->z.operand_width != 64)
+    if (t->in->z.operand_width != 8 * t->word)
         return false;
-    e_mov(&t->e, H_15, H_BP);
-    tr_check(t, 8, false, 1);
-    e_lea(&t->e, G_SP, at(H_BP, 8));
-    e_load(&t->e, H_BP, HOST_OPERAND);
+    e_op_rr(&t->e, !t->code32, 0x89, H_BP, H_15);
+    tr_check(t, t->word, false, 1);
+    e_op_mem(&t->e, !t->code32, 0x8d, G_SP, at(H_BP, (int32_t)t->word));
+    e_op_mem(&t->e, !t->code32, 0x8b, H_BP, HOST_OPERAND);
     return true;
 }
 
@@ -493,7 +499,7 @@ static bool leave(struct tr *t)
 static bool pushf(struct tr *t)
 {
     struct emit *e = &t->e;
-    if (t->in->z.operand_width != 64)
+    if (t->in->z.operand_width != 8 * t->word)
         return false;
     e8(e, 0x9c); /* pushfq */
     e8(e, 0x59); /* pop rcx */
@@ -502,10 +508,10 @@ static bool pushf(struct tr *t)
     e_load32(e, H_10, CTX(eflags));
     e_lea(e, H_CX, at_index(H_CX, H_10, 0, 0));
     e_store(e, H_CX, CTX(words.tmp));
-    tr_stack(t, -8, true);
+    tr_stack(t, -(int32_t)t->word, true);
     e_load(e, H_CX, CTX(words.tmp));
-    e_store(e, H_CX, t->operand);
-    e_lea(e, G_SP, at(G_SP, -8));
+    e_op_mem(e, !t->code32, 0x89, H_CX, t->operand);
+    tr_move_sp(t, -(int32_t)t->word);
     return true;
 }
 

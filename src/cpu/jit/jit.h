@@ -46,7 +46,8 @@ int jit_options_parse(struct jit_options *, const char *text, char *why, size_t 
 /* Whether the code that runs now is of the kind that is translated. */
 static inline bool jit_serves(const struct cpu *cpu)
 {
-    return cpu->jit && cpu->mode == MODE_64 && cpu->tlb != &cpu->tlb_sets[TLB_USER_AC];
+    const uint32_t flat32 = MODE_32 | MODE_STACK32 | MODE_FLAT_CS | MODE_FLAT_SS | MODE_FLAT_DS | MODE_FLAT_ES;
+    return cpu->jit && (cpu->mode == MODE_64 || cpu->mode == flat32) && cpu->tlb != &cpu->tlb_sets[TLB_USER_AC];
 }
 
 /*

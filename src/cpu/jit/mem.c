@@ -75,7 +75,7 @@ static void address(struct tr *t, const ZydisDecodedOperand *o, int64_t extra)
     }
     if (has_segment(o)) {
         e_load(&t->e, H_10, o->mem.segment == ZYDIS_REGISTER_FS ? CTX(seg[SEG_FS].base) : CTX(seg[SEG_GS].base));
-        e_lea(&t->e, H_15, at_index(H_15, H_10, 0, 0));
+        e_op_mem(&t->e, !t->code32, 0x8d, H_15, at_index(H_15, H_10, 0, 0));
     }
 }
 
@@ -181,7 +181,7 @@ void tr_operand(struct tr *t, const ZydisDecodedOperand *o, bool write)
         check_group(t, a);
         return;
     }
-    bool simple = o->mem.base >= ZYDIS_REGISTER_RAX && o->mem.base <= ZYDIS_REGISTER_R15 &&
+    bool simple = !t->code32 && o->mem.base >= ZYDIS_REGISTER_RAX && o->mem.base <= ZYDIS_REGISTER_R15 &&
                   o->mem.index == ZYDIS_REGISTER_NONE && !has_segment(o);
     int h = simple ? host_of((unsigned)(o->mem.base - ZYDIS_REGISTER_RAX)) : H_NONE;
     if (h == H_NONE)
@@ -195,14 +195,18 @@ void tr_stack(struct tr *t, int32_t disp, bool write)
 {
     const struct access *a = &t->access[t->index][1];
     if (a->slot < 0) {
-        e_lea(&t->e, H_15, at(G_SP, disp));
-        tr_check(t, 8, write, 1);
+        e_op_mem(&t->e, !t->code32, 0x8d, H_15, at(G_SP, disp));
+        tr_check(t, t->word, write, 1);
     } else if (!checked_before(t, a)) {
-        e_lea(&t->e, H_15, at(G_SP, disp - a->above));
+        e_op_mem(&t->e, !t->code32, 0x8d, H_15, at(G_SP, disp - a->above));
         check_group(t, a);
     } else {
         e_load(&t->e, H_10, CTX(words.delta[a->slot]));
         t->operand = at_index(H_10, G_SP, 0, disp);
+        if (t->code32) { /* the sum is one of 32 bits */
+            e_lea32(&t->e, H_15, at(G_SP, disp));
+            t->operand = HOST_OPERAND;
+        }
     }
 }
 

@@ -67,9 +67,24 @@ static void legacy(struct emit *e, const struct insn *in, const struct rewrite *
     else if (z->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
         e8(e, 0x3a);
     if (!(z->attributes & ZYDIS_ATTRIB_HAS_MODRM) && r->rm != H_NONE)
-        opcode = (opcode & ~7u) | ((unsigned)r->rm & 7); /* the register is part of the opcode */
+        opcode = (opcode & ~7u) | ((unsigned)r->rm & 7);                        /* the register is part of the opcode */
+    if ((opcode & 0xf0) == 0x40 && z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) { /* INC, DEC of 32-bit code: REX here */
+        e8(e, 0xff);
+        e8(e, 0xc0 | (z->opcode & 8) | ((unsigned)r->rm & 7));
+        return;
+    }
     e8(e, opcode);
     operands(e, in, r);
+}
+
+/* VEX.W does not widen general registers in 32-bit code. */
+static bool vex_wide(const struct insn *in)
+{
+    if ((in->mode & MODE_SIZE) != MODE_64)
+        for (unsigned i = 0; i < in->z.operand_count_visible; i++)
+            if (in->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && tr_gpr(in->op[i].reg.value) >= 0)
+                return false;
+    return in->z.raw.vex.W;
 }
 
 static void vex(struct emit *e, const struct insn *in, const struct rewrite *r)
@@ -80,10 +95,11 @@ static void vex(struct emit *e, const struct insn *in, const struct rewrite *r)
         rxb |= rex_mem(0, *r->mem);
     else
         rxb |= r->rm == H_NONE ? (z->raw.vex.B ? 0u : 1) : (unsigned)r->rm >> 3;
-    unsigned vvvv = r->vvvv == H_NONE ? z->raw.vex.vvvv : ~(unsigned)r->vvvv & 15;
+    unsigned vvvv = r->vvvv == H_NONE ? z->raw.vex.vvvv | ((in->mode & MODE_SIZE) == MODE_64 ? 0u : 8u)
+                                      : ~(unsigned)r->vvvv & 15;
     e8(e, 0xc4);
     e8(e, (rxb ^ 7) << 5 | z->raw.vex.m_mmmm);
-    e8(e, (unsigned)(z->raw.vex.W << 7) | vvvv << 3 | (unsigned)(z->raw.vex.L << 2) | z->raw.vex.pp);
+    e8(e, (unsigned)(vex_wide(in) ? 0x80 : 0) | vvvv << 3 | (unsigned)(z->raw.vex.L << 2) | z->raw.vex.pp);
     e8(e, z->opcode);
     operands(e, in, r);
 }

@@ -10,6 +10,7 @@
 #define JIT_JUMPS 4096
 #define JIT_PAGES 512
 #define JIT_CLASSES 3 /* TLB_USER, TLB_KERNEL, TLB_KERNEL_AC */
+#define JIT_TABLES 6  /* of 64-bit code, then of 32-bit code */
 
 /* neg_rip + RIP is 0 on a hit, and `code` its guarded entry. */
 struct jit_jump {
@@ -18,10 +19,10 @@ struct jit_jump {
 };
 
 struct jit_tables {
-    struct jit_jump jump[JIT_CLASSES][JIT_JUMPS];
+    struct jit_jump jump[JIT_TABLES][JIT_JUMPS];
     /* The id of the (linear page, physical page, mode) that is mapped now, by a hash of the linear page; 0: none. */
-    uint32_t page[JIT_CLASSES][JIT_PAGES];
-    uint16_t filled[JIT_CLASSES * JIT_PAGES]; /* places in `page` that are not 0, some of them twice */
+    uint32_t page[JIT_TABLES][JIT_PAGES];
+    uint16_t filled[JIT_TABLES * JIT_PAGES]; /* places in `page` that are not 0, some of them twice */
     uint32_t nfilled;
 };
 

@@ -11,31 +11,33 @@
 #include "core/mem.h"
 #include "core/vm.h"
 #include "cpu/code.h"
+#include "util/bytes.h"
 
-/* Whether a block ends with it, translated or not. */
-static bool ends_block(const struct insn *in)
+/*
+ * Decodes up to a block's end, or the end of the page; the number of
+ * instructions. Bytes are claimed before they are read (cpu/code.h), for they
+ * may lie beyond the interpreter's block; claiming may take in mail of others.
+ */
+static unsigned decode(struct jit *jit, uint64_t gpa)
 {
-    if (tr_is_branch(in))
-        return true;
-    return false;
-}
-
-/* Decodes up to a block's end, or the end of the page; the number of instructions. */
-static unsigned decode(struct jit *jit, const uint8_t *bytes, unsigned off, unsigned *end)
-{
-    unsigned n = 0;
-    while (n < JIT_MAX_INSNS && off < 4096) {
+    struct cpu *cpu = jit->cpu;
+    const uint64_t page = align_down(gpa, MEM_PAGE);
+    const uint8_t *host = mem_r(&cpu->vcpu->vm->mem, page, MEM_PAGE);
+    unsigned off = (unsigned)(gpa - page), n = 0;
+    while (host && n < JIT_MAX_INSNS && off < 4096) {
         struct insn *in = &jit->insn[n];
-        size_t left = 4096 - off;
-        if (insn_decode(64, 0, bytes + off, left < 15 ? left : 15, in))
+        unsigned left = 4096 - off < 15 ? 4096 - off : 15;
+        if (!code_claim(cpu, page + off, left))
             break;
-        in->mode = MODE_64;
+        memcpy(jit->bytes + off, host + off, left);
+        if (insn_decode((cpu->mode & MODE_SIZE) == MODE_64 ? 64 : 32, 0, jit->bytes + off, left, in))
+            break;
+        in->mode = cpu->mode;
         n++;
         off += in->z.length;
-        if (ends_block(in))
+        if (tr_is_branch(in))
             break;
     }
-    *end = off;
     return n;
 }
 
@@ -45,7 +47,7 @@ static void entries(struct tr *t)
     struct jit_block *b = t->b;
     uint32_t slot = jit_page_slot(b->rip >> 12);
     b->guarded = jit_offset(t->jit, e->p);
-    e_load32(e, H_CX, at(H_CTX, ROOM_OFFSET(jit.page) + (int32_t)(4 * (b->class * JIT_PAGES + slot))));
+    e_load32(e, H_CX, at(H_CTX, ROOM_OFFSET(jit.page) + (int32_t)(4 * (b->table * JIT_PAGES + slot))));
     e8(e, 0x8d); /* lea ecx, [rcx - id] */
     e8(e, 0x89);
     e32(e, -b->id);
@@ -81,6 +83,23 @@ static void liveness(const struct jit *jit, unsigned n, uint16_t *live)
     }
 }
 
+/* In 32-bit code: flat segments, which are most, and not CS. */
+static bool segments_fit(const struct tr *t)
+{
+    const struct insn *in = t->in;
+    if (!t->code32)
+        return true;
+    for (unsigned i = 0; i < in->z.operand_count; i++) {
+        const ZydisDecodedOperand *o = &in->op[i];
+        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+            continue;
+        if (in->z.address_width != 32 || (o->mem.segment == ZYDIS_REGISTER_FS && !(t->mode & JIT_FS_WIDE)) ||
+            (o->mem.segment == ZYDIS_REGISTER_GS && !(t->mode & JIT_GS_WIDE)) || o->mem.segment == ZYDIS_REGISTER_CS)
+            return false;
+    }
+    return true;
+}
+
 /* Emits the first n instructions. False at t->done, the first that cannot be. */
 static bool emit_block(struct tr *t, unsigned n, bool whole)
 {
@@ -102,7 +121,9 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
         t->live_out = live[i + 1];
         uint8_t *start = t->e.p;
         bool branch = tr_is_branch(t->in);
-        if (!(branch ? tr_branch(t) : tr_integer(t) || tr_vector(t))) {
+        if (t->code32)
+            t->next = (uint32_t)t->next;
+        if (!segments_fit(t) || !(branch ? tr_branch(t) : tr_integer(t) || tr_vector(t))) {
             t->e.p = start;
             t->done = i;
             return false;
@@ -126,25 +147,25 @@ static uint64_t chunk_mask(unsigned off, unsigned len)
     return (~UINT64_C(0) >> (63 - (last - first))) << first;
 }
 
-struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id, uint32_t class)
+struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id)
 {
     struct cpu *cpu = jit->cpu;
-    unsigned off = (unsigned)(gpa & 0xfff), end;
-    /* Whoever writes these bytes from now on tells us: their chunks were claimed when the interpreter's block was made. */
-    const uint8_t *host = mem_r(&cpu->vcpu->vm->mem, gpa, 4096 - off);
-    if (!host)
-        return NULL;
-    memcpy(jit->bytes + off, host, 4096 - off);
-    unsigned n = decode(jit, jit->bytes, off, &end);
+    const unsigned off = (unsigned)(gpa & 0xfff);
+    uint32_t epoch = cpu->code_epoch;
+    unsigned n = decode(jit, gpa);
     bool whole = true;
-    if (!n)
+    jit->again = epoch != cpu->code_epoch; /* somebody wrote code meanwhile */
+    if (!n || jit->again)
         return NULL;
-    struct jit_block *b = jit_block_add(jit, rip, gpa, id, class);
+    struct jit_block *b = jit_block_add(jit, rip, gpa, id);
     struct tr *t = &jit->tr;
     uint32_t exits = jit->nexits;
     t->jit = jit;
     t->cpu = cpu;
     t->b = b;
+    t->mode = jit->pages[id].mode;
+    t->code32 = t->mode & JIT_CODE32;
+    t->word = t->code32 ? 4 : 8;
     for (;;) {
         t->e.p = jit->mem.rw + jit->used;
         jit->nexits = exits;
@@ -156,9 +177,8 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
         if (!n)
             return NULL;
     }
-    end = (unsigned)(t->next - rip) + off;
-    b->chunks = chunk_mask(off, end - off);
-    b->len = end - off;
+    b->len = (uint32_t)(t->next - rip);
+    b->chunks = chunk_mask(off, b->len);
     b->exit = exits;
     b->nexits = jit->nexits - exits;
     jit->used = (jit_offset(jit, t->e.p) + 15) & ~15u;
