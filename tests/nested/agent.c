@@ -10,6 +10,7 @@
 //   W  a folder that shall take writes, which   X  its status as wait() tells it; nothing of it is left
 //      are forgotten with the machine           A  0 or the errno of W and L
 //   L  where the shared folder for logs goes
+//   P  nothing: an interrupt is all that is wanted
 //
 // One command runs at a time. When its first process has ended, everything else that it left running is killed: each
 // command finds the machine as the one before it did. When the host goes away the machine switches itself off.
@@ -259,7 +260,9 @@ static void take_request(struct agent *agent)
     if (!payload)
         die("agent: no memory");
     read_all(agent->port, payload, frame.length);
-    if (frame.type == 'R') {
+    if (frame.type == 'P') {
+        // Coming here has done it.
+    } else if (frame.type == 'R') {
         start(agent, payload, frame.length);
     } else if (frame.type == 'K') {
         if (agent->command)

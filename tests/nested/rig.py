@@ -17,6 +17,9 @@ The machine can break by itself, for QEMU's SVM is not flawless. With two CPUs t
 kernel loses its stack now and then, and a guest may run into nowhere, even one that is four instructions long: so the
 tests have a machine with one. And an interrupt that is injected into a guest can arrive there twice if QEMU leaves its
 loop before the guest exits (the exception's number stays set after VMRUN): with "thread=single" hardly a guest boots.
+Interrupts get lost, too: the local APIC's timer stands in IRR and the CPU has no request of it, so a guest that does
+not exit has the CPU for ever. Any other interrupt brings it back, so while a command runs the machine is sent one four
+times a second.
 RigBroken tells a machine that died from a command that failed. again() says what a test may make of it.
 
 Nothing outlives the Python process that made a rig: the kernel kills QEMU with it, and the machine switches itself off
@@ -49,6 +52,7 @@ SLOW = float(os.environ.get("SLOW", "1"))
 
 BOOT = 120  # seconds until the machine takes commands, at most; about 4 on an idle PC
 KILLED = 20  # seconds that the machine may take to end a command that is out of time
+BEAT = 0.25  # seconds between interrupts that are there for their own sake
 
 MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm_amd")
 
@@ -185,6 +189,8 @@ class NestedRig:
         self.console = open(os.path.join(LOGS, log + ".log"), "wb+") if log else tempfile.TemporaryFile()
         self.process = self.socket = self.thread = self.trouble = None
         self.input = b""
+        self.ready = False  # somebody answers
+        self.beat = 0       # when the next interrupt is due
         self.took = None  # seconds that the boot took
 
     def __enter__(self):
@@ -217,6 +223,7 @@ class NestedRig:
             self._launch(argv, [theirs.fileno(), self.console.fileno()])
         try:
             self._expect("H", begin + self.limit)
+            self.ready = True
             for folder in ("/tmp", "/var/tmp", os.path.join(TOP, "build")):
                 self._mount("W", folder, begin)
             self._mount("L", LOGS, begin)
@@ -267,10 +274,18 @@ class NestedRig:
 
     def _send(self, kind, payload=b""):
         try:
-            self.socket.settimeout(None)
+            self.socket.settimeout(KILLED * SLOW)
             self.socket.sendall(struct.pack("<II", ord(kind), len(payload)) + payload)
         except OSError:
             raise self._broken("takes no request") from None
+
+    def _beat(self, now):
+        self.beat = now + BEAT
+        try:
+            self.socket.settimeout(0)
+            self.socket.send(struct.pack("<II", ord("P"), 0))
+        except OSError:
+            pass  # one that does not even take these has enough of them
 
     def _receive(self, end):
         """The next frame, or None if there is none until that time."""
@@ -280,14 +295,16 @@ class NestedRig:
                 if len(self.input) >= 8 + length:
                     payload, self.input = self.input[8:8 + length], self.input[8 + length:]
                     return chr(kind), payload
-            left = end - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= end:
                 return None
+            if self.ready and now >= self.beat:
+                self._beat(now)
             try:
-                self.socket.settimeout(left)
+                self.socket.settimeout(max(0.001, min(end, self.beat if self.ready else end) - now))
                 data = self.socket.recv(1 << 20)
             except socket.timeout:
-                return None
+                continue
             except OSError:
                 data = b""
             if not data:
