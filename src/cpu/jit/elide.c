@@ -197,7 +197,7 @@ static void visit(struct walk *w, const struct tr *t, unsigned i, uint64_t rip)
     for (unsigned k = 0; k < in->z.operand_count_visible; k++)
         if (in->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && in->z.mnemonic != ZYDIS_MNEMONIC_LEA)
             mem = &in->op[k];
-    if (counts && mem && (plain || tr_is_branch(in)))
+    if (counts && mem && (plain || tr_is_branch(in) || tr_vector_shares(t, in)))
         add_operand(w, i, in, rip + in->z.length, mem);
     if (counts) {
         switch (in->z.mnemonic) {

@@ -75,6 +75,7 @@ struct jit_page {
 struct jit_slow {
     uint8_t *jump;  /* displacement of the jump to it */
     uint8_t *retry; /* where to look again */
+    uint8_t *ready; /* where [r10 + r15] is the operand, if that may be a copy: of a load that crosses pages; or NULL */
     uint64_t rip;   /* of the instruction */
     uint16_t size;
     uint8_t align;
@@ -84,6 +85,7 @@ struct jit_slow {
 /* What stands behind the call of a cold path: stubs.c reads it. */
 struct fill_site {
     int32_t back;  /* from here to where to look again */
+    int32_t ready; /* and to where [r10 + r15] is the operand; 0: that must be the operand itself */
     uint16_t size; /* bytes of the access */
     uint8_t align; /* what its address must be a multiple of, or 0 */
     uint8_t grouped;
@@ -204,6 +206,8 @@ void tr_operand(struct tr *, const ZydisDecodedOperand *mem, bool write);
 void tr_stack(struct tr *, int32_t disp, bool write);
 void tr_ea(struct tr *, const ZydisDecodedOperand *mem); /* the linear address to r15 */
 void tr_check(struct tr *, unsigned size, bool write, unsigned align);
+/* Behind the check of a load of up to 32 bytes that nothing but the next host instruction uses. */
+void tr_may_bounce(struct tr *);
 void tr_slow_paths(struct tr *);
 void tr_load_guest(struct tr *, unsigned host, unsigned guest);
 void tr_store_guest(struct tr *, unsigned guest, unsigned host);
@@ -229,6 +233,8 @@ bool tr_is_integer(const struct tr *, const struct insn *);
 bool tr_integer(struct tr *);
 /* vec.c: the same for vector and x87 instructions. */
 bool tr_vector(struct tr *);
+/* Whether tr_vector() asks tr_operand() for its operand. */
+bool tr_vector_shares(const struct tr *, const struct insn *);
 /* vec_state.c: makes registers live, or leaves for the interpreter, before anything of the instruction was emitted. */
 void tr_live(struct tr *, enum jit_live);
 void tr_live_paths(struct tr *);

@@ -154,6 +154,8 @@ void tr_check(struct tr *t, unsigned size, bool write, unsigned align)
     t->operand = HOST_OPERAND;
 }
 
+void tr_may_bounce(struct tr *t) { t->slow[t->nslow - 1].ready = t->e.p; }
+
 /* -- operands of the plan -- */
 
 /* The first of several: r15 is where the lowest one begins. */
@@ -174,6 +176,8 @@ void tr_operand(struct tr *t, const ZydisDecodedOperand *o, bool write)
     if (a->slot < 0) {
         address(t, o, 0);
         tr_check(t, o->size / 8, write, 1);
+        if (!write)
+            tr_may_bounce(t);
         return;
     }
     if (!checked_before(t, a)) {
@@ -220,6 +224,7 @@ void tr_slow_paths(struct tr *t)
         uint8_t *call = e_call32(e);
         e_join32(call, t->jit->mem.rw + t->jit->fill[t->b->class][s->write]);
         struct fill_site site = {.back = (int32_t)(s->retry - e->p),
+                                 .ready = s->ready ? (int32_t)(s->ready - e->p) : 0,
                                  .size = s->size,
                                  .align = s->align,
                                  .grouped = s->grouped,

@@ -82,41 +82,68 @@ static void emit_leave(struct emit *e, const struct jit *jit)
     e8(e, 0xc3);
 }
 
-/* Whether [lin, lin+size) can be, and now is, in the first-level TLB. */
-static bool filled(struct cpu *cpu, uint64_t lin, const struct fill_site *site, enum tlb_mode mode, bool write)
+static const struct tlb_entry *entry_of(const struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write)
 {
-    struct xlat x;
-    if ((lin & 0xfff) + site->size > 4096 || (site->align && (lin & (site->align - 1u))) || !mmu_canonical(lin))
-        return false;
-    if (!mmu_walk(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
-        return false;
-    tlb_fill(cpu, lin, mode, &x);
     const struct tlb_set *set = &cpu->tlb_sets[mode];
-    const struct tlb_entry *entry = &(write ? set->w : set->r)[lin >> 12 & (TLB_ENTRIES - 1)];
-    return lin + entry->neg_page < 4096;
+    return &(write ? set->w : set->r)[lin >> 12 & (TLB_ENTRIES - 1)];
 }
 
-/* A miss: the C side of the stub. Code is not dropped here: the caller returns into it. 0: for the interpreter. */
-static uint64_t fill(struct cpu *cpu, uint64_t lin, const struct fill_site *data, unsigned how)
+/* Whether the page of lin can be, and now is, in the first-level TLB. */
+static bool filled(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write)
+{
+    struct xlat x;
+    if (!mmu_canonical(lin) || !mmu_walk(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
+        return false;
+    tlb_fill(cpu, lin, mode, &x);
+    return lin + entry_of(cpu, lin, mode, write)->neg_page < 4096;
+}
+
+/* A load from two pages, or one that has missed otherwise: into words.bounce. */
+static bool bounced(struct cpu *cpu, uint64_t lin, unsigned size, enum tlb_mode mode)
+{
+    unsigned done = 0;
+    while (done < size) {
+        uint64_t at = lin + done;
+        unsigned left = 4096 - (at & 0xfff), n = size - done < left ? size - done : left;
+        if (at + entry_of(cpu, at, mode, false)->neg_page >= 4096 && !filled(cpu, at, mode, false))
+            return false;
+        memcpy(cpu->words.bounce + done, tlb_host(entry_of(cpu, at, mode, false), at), n);
+        done += n;
+    }
+    cpu->words.bounce_delta = (uint64_t)(uintptr_t)cpu->words.bounce - lin;
+    return true;
+}
+
+/*
+ * A miss: the C side of the stub. Code is not dropped here: the caller returns into it. From `data` to where to go on;
+ * 0: for the interpreter.
+ */
+static int64_t fill(struct cpu *cpu, uint64_t lin, const struct fill_site *data, unsigned how)
 {
     struct jit *jit = cpu->jit;
+    enum tlb_mode mode = how >> 1;
     struct fill_site site;
     memcpy(&site, data, sizeof site);
     jit->stats.fills++;
-    if (filled(cpu, lin, &site, how >> 1, how & 1)) {
+    bool crosses = (lin & 0xfff) + site.size > 4096, aligned = !site.align || !(lin & (site.align - 1u));
+    if (!crosses && aligned && filled(cpu, lin, mode, how & 1)) {
         jit->stats.filled++;
-        return 1;
+        return site.back;
+    }
+    if (crosses && site.ready && bounced(cpu, lin, site.size, mode)) {
+        jit->stats.filled++;
+        return site.ready;
     }
     uint8_t *failures = &jit->careful[jit_careful_slot(site.rip)];
     if (site.grouped && *failures < JIT_CAREFUL && ++*failures == JIT_CAREFUL)
         jit->careful_now = true;
-    jit_account_cold(cpu, lin, site.size, site.align, how & 1, how >> 1);
+    jit_account_cold(cpu, lin, site.size, site.align, how & 1, mode);
     return 0;
 }
 
 /*
  * Called by a cold path, with a struct fill_site behind the call.
- * In: r15 = the linear address. Goes back to where to look again, or leaves.
+ * In: r15 = the linear address. Goes back to where to look again, or on with a copy of the operand, or leaves.
  */
 static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool write)
 {
@@ -137,10 +164,8 @@ static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool writ
     e8(e, 0x9d); /* popfq */
     pop(e, H_10);
     uint8_t *miss = e_jrcxz(e);
-    e8(e, 0x49); /* movsxd rcx, dword [r10 + back] */
-    e8(e, 0x63);
-    e_mem(e, H_CX, at(H_10, offsetof(struct fill_site, back)));
     e_lea(e, H_CX, at_index(H_CX, H_10, 0, 0));
+    e_load(e, H_10, CTX(words.bounce_delta));
     e8(e, 0xff); /* jmp rcx */
     e8(e, 0xe1);
     e_join8(miss, e->p);

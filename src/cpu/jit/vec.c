@@ -24,9 +24,10 @@ static const ZydisDecodedOperand *memory_of(const struct insn *in)
 /* r15: the address of the memory operand, which is checked and replaced. */
 static void lead(struct tr *t, const struct vec_plan *p, struct rewrite *r)
 {
-    static const struct addr operand = {.base = H_10, .index = H_15};
     tr_check(t, p->mem_size, p->flags & VEC_STORE, p->flags & VEC_ALIGN ? p->mem_size : 1);
-    r->mem = &operand;
+    if (!(p->flags & (VEC_STORE | VEC_ALIGN)))
+        tr_may_bounce(t);
+    r->mem = &t->operand;
 }
 
 static void again(struct tr *t)
@@ -35,11 +36,18 @@ static void again(struct tr *t)
     rewrite_insn(&t->e, t->in, &r);
 }
 
-/* Goes on if what PEXT takes out of rcx is `masked`, else leaves for the interpreter. Keeps the flags. */
-static void must_be_masked(struct tr *t, struct addr bits, int32_t masked)
+/*
+ * The control word in ecx, to be loaded next, with all its exceptions masked: those of its bits that PEXT takes out are
+ * 111111b. Else leaves for the interpreter. Keeps the flags. It is loaded from the context: in the guest's memory it may
+ * be another one the next moment.
+ */
+static void load_masked(struct tr *t, struct addr bits, struct rewrite *r)
 {
+    t->operand = CTX(words.tmp);
+    r->mem = &t->operand;
+    e_store32(&t->e, H_CX, t->operand);
     e_pext(&t->e, H_CX, H_CX, bits);
-    e_lea(&t->e, H_CX, at(H_CX, -masked));
+    e_lea(&t->e, H_CX, at(H_CX, -0x3f));
     uint8_t *all = e_jrcxz(&t->e);
     tr_interp(t);
     e_join8(all, t->e.p);
@@ -91,7 +99,7 @@ static bool x87(struct tr *t, const struct vec_plan *p)
     }
     if (t->in->z.mnemonic == ZYDIS_MNEMONIC_FLDCW) {
         load_word(&t->e, HOST_OPERAND);
-        must_be_masked(t, CTX(words.fcw_bits), 0x3f);
+        load_masked(t, CTX(words.fcw_bits), &r);
     }
     rewrite_insn(&t->e, t->in, &r);
     if (last)
@@ -142,7 +150,7 @@ static bool mxcsr(struct tr *t, bool load)
     lead(t, &p, &r);
     if (load) {
         e_load32(&t->e, H_CX, HOST_OPERAND);
-        must_be_masked(t, CTX(words.mxcsr_bits), 0x3f);
+        load_masked(t, CTX(words.mxcsr_bits), &r);
     }
     rewrite_insn(&t->e, t->in, &r);
     return true;
@@ -188,6 +196,9 @@ static void make_live(struct tr *t, const struct vec_plan *p)
     }
 }
 
+/* Its memory operand may share a check with others: it need not be aligned, nobody asks where it was (FDP). */
+static bool shares(const struct vec_plan *p) { return p->mem_size && !(p->flags & (VEC_ALIGN | VEC_X87)); }
+
 static bool vector(struct tr *t, const struct vec_plan *p)
 {
     struct rewrite r = {H_NONE, H_NONE, H_NONE, NULL};
@@ -200,7 +211,10 @@ static bool vector(struct tr *t, const struct vec_plan *p)
         *field = host == H_NONE ? H_CX : host;
     }
     make_live(t, p);
-    if (p->mem_size) {
+    if (p->mem_size && shares(p)) {
+        tr_operand(t, memory_of(t->in), p->flags & VEC_STORE);
+        r.mem = &t->operand;
+    } else if (p->mem_size) {
         tr_ea(t, memory_of(t->in));
         lead(t, p, &r);
     }
@@ -214,21 +228,21 @@ static bool vector(struct tr *t, const struct vec_plan *p)
     return true;
 }
 
-bool tr_vector(struct tr *t)
+/* How tr_vector() does an instruction. */
+enum way { WAY_NONE, WAY_PLAN, WAY_LDMXCSR, WAY_STMXCSR, WAY_VZERO, WAY_FWAIT, WAY_FNINIT, WAY_FNSTSW };
+
+static enum way way_of(ZydisMnemonic m)
 {
-    struct vec_plan p;
-    if (!t->jit->vector)
-        return false;
-    switch (t->in->z.mnemonic) {
+    switch (m) {
     case ZYDIS_MNEMONIC_LDMXCSR:
-    case ZYDIS_MNEMONIC_VLDMXCSR: return mxcsr(t, true);
+    case ZYDIS_MNEMONIC_VLDMXCSR: return WAY_LDMXCSR;
     case ZYDIS_MNEMONIC_STMXCSR:
-    case ZYDIS_MNEMONIC_VSTMXCSR: return mxcsr(t, false);
+    case ZYDIS_MNEMONIC_VSTMXCSR: return WAY_STMXCSR;
     case ZYDIS_MNEMONIC_VZEROALL:
-    case ZYDIS_MNEMONIC_VZEROUPPER: return vzero(t);
-    case ZYDIS_MNEMONIC_FWAIT: return tr_live(t, LIVE_X87), true; /* which says that nothing waits */
-    case ZYDIS_MNEMONIC_FNINIT: return fninit(t);
-    case ZYDIS_MNEMONIC_FNSTSW: return fnstsw(t);
+    case ZYDIS_MNEMONIC_VZEROUPPER: return WAY_VZERO;
+    case ZYDIS_MNEMONIC_FWAIT: return WAY_FWAIT;
+    case ZYDIS_MNEMONIC_FNINIT: return WAY_FNINIT;
+    case ZYDIS_MNEMONIC_FNSTSW: return WAY_FNSTSW;
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FNSAVE:
@@ -247,10 +261,34 @@ bool tr_vector(struct tr *t)
     case ZYDIS_MNEMONIC_VPGATHERDD:
     case ZYDIS_MNEMONIC_VPGATHERDQ:
     case ZYDIS_MNEMONIC_VPGATHERQD:
-    case ZYDIS_MNEMONIC_VPGATHERQQ: return false;
-    default: break;
+    case ZYDIS_MNEMONIC_VPGATHERQQ: return WAY_NONE;
+    default: return WAY_PLAN;
     }
-    if (!vec_plan_of(t->cpu, t->in, &p))
+}
+
+bool tr_vector_shares(const struct tr *t, const struct insn *in)
+{
+    struct vec_plan p;
+    return t->jit->vector && way_of(in->z.mnemonic) == WAY_PLAN && vec_plan_of(t->cpu, in, &p) && shares(&p);
+}
+
+bool tr_vector(struct tr *t)
+{
+    struct vec_plan p;
+    if (!t->jit->vector)
         return false;
-    return p.flags & VEC_X87 ? x87(t, &p) : vector(t, &p);
+    switch (way_of(t->in->z.mnemonic)) {
+    case WAY_LDMXCSR: return mxcsr(t, true);
+    case WAY_STMXCSR: return mxcsr(t, false);
+    case WAY_VZERO: return vzero(t);
+    case WAY_FWAIT: return tr_live(t, LIVE_X87), true; /* which says that nothing waits */
+    case WAY_FNINIT: return fninit(t);
+    case WAY_FNSTSW: return fnstsw(t);
+    case WAY_PLAN:
+        if (!vec_plan_of(t->cpu, t->in, &p))
+            return false;
+        return p.flags & VEC_X87 ? x87(t, &p) : vector(t, &p);
+    case WAY_NONE: break;
+    }
+    return false;
 }

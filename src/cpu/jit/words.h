@@ -24,9 +24,9 @@ enum jit_live {
 
 struct jit_words {
     uint64_t host_rsp;
-    uint64_t entry; /* where to begin */
-    uint64_t rip;   /* where generated code left */
-    uint64_t tmp;   /* of one instruction */
+    uint64_t entry;     /* where to begin */
+    uint64_t rip;       /* where generated code left */
+    uint64_t tmp;       /* of one instruction */
     uint64_t delta[16]; /* of a block: see elide.c */
     /* Masks for PEXT: page number to TLB index, and what must be zero in an offset that lies in the page (and is aligned). */
     uint64_t index_mask;
@@ -37,6 +37,9 @@ struct jit_words {
     uint32_t reason;                /* enum jit_reason */
     uint32_t link;                  /* number of an exit */
     uint16_t flags;                 /* arithmetic flags while in C: OF in bit 0, and what LAHF gives in bits 8-15 */
+
+    uint64_t bounce_delta; /* r10 for an operand in `bounce` */
+    uint8_t bounce[32];    /* what was loaded from two pages */
 
     /* Vector registers. */
     uint32_t away[JIT_LIVES]; /* 0: live */
