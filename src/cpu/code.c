@@ -187,6 +187,7 @@ void code_running(struct cpu *cpu)
 {
     /* Sequentially consistent: either the poster sees running, and waits, or we see his note here. */
     atomic_store(&slot_of(cpu)->running, 1);
+    cpu->irq_unsure = 1; /* devices were at work, perhaps the interrupt controller */
     code_serve(cpu);
 }
 

@@ -148,7 +148,12 @@ static void deliver_events(struct cpu *cpu)
         exc_event(cpu, EXC_NMI, EXC_KIND_EXT);
         return;
     }
-    if ((cpu->eflags & RFL_IF) && interrupt_waits(cpu)) {
+    if (!(cpu->eflags & RFL_IF)) {
+        cpu->irq_unsure = 1;
+        return;
+    }
+    cpu->irq_unsure = 0;
+    if (interrupt_waits(cpu)) {
         int vector = cpu->vcpu->intc->ack(cpu->vcpu->intc_dev);
         if (vector >= 0)
             exc_event(cpu, (unsigned)vector, EXC_KIND_EXT);

@@ -80,7 +80,8 @@ void tr_ways_out(struct tr *t)
 static int32_t look_up(struct tr *t)
 {
     struct emit *e = &t->e;
-    int32_t table = ROOM_OFFSET(jit.jump) + (int32_t)(t->b->table * sizeof(struct jit_jump) * JIT_JUMPS);
+    uint32_t tables = t->b->table - t->b->class + t->class;
+    int32_t table = ROOM_OFFSET(jit.jump) + (int32_t)(tables * sizeof(struct jit_jump) * JIT_JUMPS);
     e_pext(e, H_CX, H_15, CTX(words.jump_mask));
     e_lea(e, H_10, at_index(H_CX, H_CX, 0, 0));
     e_load(e, H_CX, at_index(H_CTX, H_10, 3, table));

@@ -95,6 +95,8 @@ int jit_new(struct cpu *cpu)
     w->arith_mask = RFL_ARITH;
     jit_vector_init(w);
     jit->vector = jit->opt.vector && jit_vector_possible();
+    w->not_if_mask = ~(uint64_t)RFL_IF;
+    w->df_mask = RFL_DF;
     jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */
     clear_jumps(jit);
     jit_stubs(jit);
@@ -208,7 +210,7 @@ uint32_t jit_exit_add(struct jit *jit, struct jit_block *b, uint64_t rip)
 {
     uint32_t n = jit->nexits++;
     jit->exits[n] = (struct jit_exit){.rip = rip};
-    if ((rip ^ b->rip) >> 12 == 0)
+    if ((rip ^ b->rip) >> 12 == 0 && jit->tr.class == b->class)
         jit->exits[n].entry = rip > jit->tr.rip ? ENTRY_BODY : ENTRY_CHECKED;
     return n;
 }
@@ -320,6 +322,8 @@ static uint32_t mode_of(const struct cpu *cpu)
     return mode;
 }
 
+uint32_t jit_mode_of(const struct cpu *cpu) { return mode_of(cpu); }
+
 /* A table knows code of one mode at a time. Those of one table change seldom. */
 static void set_table_mode(struct jit *jit, uint32_t mode)
 {
@@ -374,7 +378,7 @@ bool jit_run(struct cpu *cpu)
                 undo_group(cpu);
             return false;
         }
-        if (atomic_load_explicit(&cpu->exit_request, memory_order_relaxed)) {
+        if (w->reason == JIT_DISPATCH || atomic_load_explicit(&cpu->exit_request, memory_order_relaxed)) {
             jit->stats.left_request++;
             return true;
         }

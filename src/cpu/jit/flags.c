@@ -33,7 +33,8 @@ struct flag_use flag_use_of(const struct insn *in)
 {
     const ZydisAccessedFlags *f = in->z.cpu_flags;
     struct flag_use use = {0, 0};
-    if (in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFD)
+    if (in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
+        in->z.mnemonic == ZYDIS_MNEMONIC_PUSHF || in->z.mnemonic == ZYDIS_MNEMONIC_SYSCALL)
         use.needs = RFL_ARITH;
     if (!f)
         return use;

@@ -80,6 +80,7 @@ struct jit_slow {
     uint16_t size;
     uint8_t align;
     bool write, live, grouped;
+    uint32_t class;
 };
 
 /* What stands behind the call of a cold path: stubs.c reads it. */
@@ -127,7 +128,7 @@ struct tr {
         uint8_t *site;
         uint32_t exit;
     } way[4];
-    struct jit_cold_live cold[JIT_LIVES];
+    struct jit_cold_live cold[2 * JIT_MAX_INSNS];
     unsigned ncold;
     uint8_t live;                           /* bit 1 << enum jit_live: known to be */
     uint8_t *away[2];                       /* jumps of the entries */
@@ -139,6 +140,11 @@ struct tr {
     uint32_t slots_done;                    /* words.delta that the code so far has set */
     struct addr operand;                    /* where the last check has found the memory operand */
     unsigned done;                          /* the instruction that could not be emitted */
+    uint32_t class; /* enum tlb_mode of the code from here on: STAC and CLAC change it */
+    bool last;      /* the current instruction is the last one of the block */
+    unsigned nops;  /* for the interpreter's handlers: call.c */
+    uint8_t *op_site[JIT_MAX_INSNS];
+    struct op op[JIT_MAX_INSNS];
 };
 
 struct jit_accounts; /* stats.c */
@@ -154,6 +160,7 @@ struct jit {
     uint32_t fill[JIT_CLASSES][2];                   /* [write] */
     uint32_t load[JIT_LIVES];                        /* vec_state.c */
     bool vector;                                     /* vector and x87 instructions are translated */
+    uint32_t call_plain, call_full;                  /* call.c */
 
     struct jit_block *blocks;
     struct jit_exit *exits;
@@ -187,6 +194,7 @@ static inline uint32_t jit_page_slot(uint64_t lin_page)
 }
 
 /* cache.c */
+uint32_t jit_mode_of(const struct cpu *); /* of the code that runs now: see jit_mode_class() */
 uint32_t jit_offset(const struct jit *, const uint8_t *rw);
 struct jit_block *jit_block_add(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id);
 uint32_t jit_exit_add(struct jit *, struct jit_block *, uint64_t rip);
@@ -195,6 +203,9 @@ void jit_block_insert(struct jit *, struct jit_block *);
 /* stubs.c: the code that is always there. */
 void jit_stubs(struct jit *);
 void jit_enter(struct jit *, uint32_t code);
+void jit_pop_saved(struct emit *); /* what the way in has pushed */
+/* A data access by C that generated code has called: what it hits in the TLB, after a fill if need be; NULL: not there. */
+void *jit_reach(struct cpu *, uint64_t lin, bool write);
 
 /* translate.c: the block at (rip, gpa) in cpu's mode; NULL if its first instruction is for the interpreter. */
 struct jit_block *jit_translate(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id);
@@ -275,6 +286,31 @@ void tr_count(struct tr *, unsigned n);
 void jit_account_cut(struct jit *, const struct insn *);
 void jit_account_cold(struct cpu *, uint64_t lin, unsigned size, unsigned align, bool write, enum tlb_mode);
 void jit_account_interpreted(struct cpu *, const struct block *, bool left);
+
+/* call.c: C from generated code; the file tells what such functions may do. */
+enum { CALL_GO_ON, CALL_LEAVE };
+typedef uint64_t jit_plain_fn(struct cpu *, uint64_t arg);
+typedef uint64_t jit_full_fn(struct cpu *, const struct op *);
+void jit_call_stubs(struct jit *, struct emit *);
+void tr_call_plain(struct tr *, jit_plain_fn *, uint64_t arg);
+void tr_call_full(struct tr *, jit_full_fn *, const struct op *);
+void tr_call_data(struct tr *); /* a cold part: the ops of full calls */
+/* What generated code takes for granted from one instruction to the next: how addresses are translated, its own being. */
+struct jit_epoch {
+    uint32_t fetch_gen, code_epoch, mode;
+    uint64_t code;
+};
+struct jit_epoch jit_epoch(const struct cpu *);
+bool jit_changed(const struct cpu *, const struct jit_epoch *before);
+/* The results of such a function: leave, or go on at the code of rip in the present mode if the jump table has it. */
+uint64_t jit_leave_for(struct cpu *, uint64_t rip, enum jit_reason);
+uint64_t jit_go_on_at(struct cpu *, uint64_t rip);
+
+/* string.c, system.c: false if it is for the interpreter (nothing emitted). */
+bool tr_string(struct tr *);
+bool tr_system(struct tr *);
+/* Whether a block must end with it. */
+bool tr_system_ends(const struct insn *);
 
 /* flags.c */
 struct flag_use {

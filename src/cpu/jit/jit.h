@@ -47,7 +47,9 @@ int jit_options_parse(struct jit_options *, const char *text, char *why, size_t 
 static inline bool jit_serves(const struct cpu *cpu)
 {
     const uint32_t flat32 = MODE_32 | MODE_STACK32 | MODE_FLAT_CS | MODE_FLAT_SS | MODE_FLAT_DS | MODE_FLAT_ES;
-    return cpu->jit && (cpu->mode == MODE_64 || cpu->mode == flat32) && cpu->tlb != &cpu->tlb_sets[TLB_USER_AC];
+    /* Privilege levels 1 and 2 share the TLB's sets with 0, but not what they may do. */
+    return cpu->jit && (cpu->mode == MODE_64 || cpu->mode == flat32) && cpu->tlb != &cpu->tlb_sets[TLB_USER_AC] &&
+           cpu->cpl % 3 == 0;
 }
 
 /*

@@ -89,7 +89,8 @@ static struct jit_slow *new_slow(struct tr *t, unsigned size, bool write, unsign
                            .size = (uint16_t)size,
                            .write = write,
                            .live = t->live_in != 0,
-                           .align = (uint8_t)(align > 1 ? align : 0)};
+                           .align = (uint8_t)(align > 1 ? align : 0),
+                           .class = t->class};
     return s;
 }
 
@@ -139,7 +140,7 @@ static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned s
 
 static struct jit_slow *check(struct tr *t, unsigned size, bool write, unsigned align)
 {
-    int32_t tlb = tlb_offset(t->b->class, write);
+    int32_t tlb = tlb_offset(t->class, write);
     struct jit_slow *s = new_slow(t, size, write, align);
     if (s->live)
         check_live(t, s, tlb, size, align);
@@ -222,7 +223,7 @@ void tr_slow_paths(struct tr *t)
         const struct jit_slow *s = &t->slow[i];
         e_join32(s->jump, e->p);
         uint8_t *call = e_call32(e);
-        e_join32(call, t->jit->mem.rw + t->jit->fill[t->b->class][s->write]);
+        e_join32(call, t->jit->mem.rw + t->jit->fill[s->class][s->write]);
         struct fill_site site = {.back = (int32_t)(s->retry - e->p),
                                  .ready = s->ready ? (int32_t)(s->ready - e->p) : 0,
                                  .size = s->size,

@@ -48,6 +48,12 @@ static void pop(struct emit *e, unsigned r)
     e8(e, 0x58 | (r & 7));
 }
 
+void jit_pop_saved(struct emit *e)
+{
+    for (unsigned i = sizeof callee_saved; i-- > 0;)
+        pop(e, callee_saved[i]);
+}
+
 /* void enter(struct cpu *), cpu->jit_words.entry being where to. Flags: ADD AL, 7Fh makes OF of bit 0, SAHF the others. */
 static void emit_enter(struct emit *e)
 {
@@ -77,8 +83,7 @@ static void emit_leave(struct emit *e, const struct jit *jit)
     if (jit->vector)
         jit_vector_save(e);
     e_load(e, H_SP, CTX(words.host_rsp));
-    for (unsigned i = sizeof callee_saved; i-- > 0;)
-        pop(e, callee_saved[i]);
+    jit_pop_saved(e);
     e8(e, 0xc3);
 }
 
@@ -96,6 +101,19 @@ static bool filled(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write
         return false;
     tlb_fill(cpu, lin, mode, &x);
     return lin + entry_of(cpu, lin, mode, write)->neg_page < 4096;
+}
+
+void *jit_reach(struct cpu *cpu, uint64_t lin, bool write)
+{
+    enum tlb_mode mode = (enum tlb_mode)(cpu->tlb - cpu->tlb_sets);
+    void *p = write ? mmu_hit_w(cpu, lin, 1) : mmu_hit_r(cpu, lin, 1);
+    if (LIKELY(p))
+        return p;
+    cpu->jit->stats.fills++;
+    if (!filled(cpu, lin, mode, write))
+        return NULL;
+    cpu->jit->stats.filled++;
+    return tlb_host(entry_of(cpu, lin, mode, write), lin);
 }
 
 /* A load from two pages, or one that has missed otherwise: into words.bounce. */
@@ -197,6 +215,7 @@ void jit_stubs(struct jit *jit)
             jit->fill[class][write] = jit_offset(jit, e.p);
             emit_fill(&e, jit, class, write);
         }
+    jit_call_stubs(jit, &e);
     jit->used = jit->fixed = jit_offset(jit, e.p);
 }
 

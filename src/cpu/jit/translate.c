@@ -35,7 +35,7 @@ static unsigned decode(struct jit *jit, uint64_t gpa)
         in->mode = cpu->mode;
         n++;
         off += in->z.length;
-        if (tr_is_branch(in))
+        if (tr_is_branch(in) || tr_system_ends(in))
             break;
     }
     return n;
@@ -106,7 +106,8 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     uint16_t live[JIT_MAX_INSNS + 1];
     liveness(t->jit, n, live);
     plan_accesses(t, n);
-    t->nslow = t->ninterp = t->nways = t->ncold = 0;
+    t->nslow = t->ninterp = t->nways = t->ncold = t->nops = 0;
+    t->class = t->b->class;
     t->live = 0;
     t->next = t->b->rip;
     entries(t);
@@ -120,10 +121,12 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
         t->live_in = live[i];
         t->live_out = live[i + 1];
         uint8_t *start = t->e.p;
+        t->last = i == n - 1;
         bool branch = tr_is_branch(t->in);
         if (t->code32)
             t->next = (uint32_t)t->next;
-        if (!segments_fit(t) || !(branch ? tr_branch(t) : tr_integer(t) || tr_vector(t))) {
+        bool done = segments_fit(t) && (branch ? tr_branch(t) : tr_integer(t) || tr_vector(t) || tr_string(t));
+        if (!done && !tr_system(t)) {
             t->e.p = start;
             t->done = i;
             return false;
@@ -132,12 +135,13 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     t->rip = t->next;
     if (!whole)
         tr_interp(t);
-    else if (!tr_is_branch(&t->jit->insn[n - 1]))
+    else if (!tr_is_branch(&t->jit->insn[n - 1]) || tr_system_ends(&t->jit->insn[n - 1]))
         tr_goto(t, t->next);
     tr_slow_paths(t);
     tr_live_paths(t);
     tr_ways_out(t);
     away(t);
+    tr_call_data(t);
     return true;
 }
 

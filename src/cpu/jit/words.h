@@ -12,6 +12,7 @@ enum jit_reason {
     JIT_LOOKUP, /* go on at `rip`: no code known, a guard failed, or somebody wants the CPU */
     JIT_LINK,   /* the same, and exit `link` can be joined to the code of `rip` */
     JIT_INTERP, /* the instruction at `rip` is for the interpreter */
+    JIT_DISPATCH, /* before `rip` the dispatcher is to look around: the mode has changed, an interrupt waits */
 };
 
 /* What generated code may have in the host's registers: jit/vec_state.c. */
@@ -33,6 +34,7 @@ struct jit_words {
     uint64_t page_mask[6]; /* by log2 of the alignment asked for: 1, 2, 4, ... 32 bytes */
     uint64_t jump_mask;
     uint64_t arith_mask;            /* the arithmetic flags */
+    uint64_t not_if_mask, df_mask;  /* all but IF, DF alone */
     uint64_t blocks_run, insns_run; /* counted only when stats are asked for; whole blocks */
     uint32_t reason;                /* enum jit_reason */
     uint32_t link;                  /* number of an exit */

@@ -2,7 +2,7 @@
  * Runs a bare-metal payload on an accelerator: a VM with RAM, one CPU, a text
  * port and an exit port, nothing else.
  *
- *     isa-run PAYLOAD [accel=NAME] [irqchip=MODE] [cpu=MODEL] [triple]
+ *     isa-run PAYLOAD [accel=NAME] [irqchip=MODE] [cpu=MODEL] [options=NAME=VALUE,...] [triple]
  *
  * accel: soft, or another of this build. triple: a triple fault is how it
  * shall end.
@@ -87,6 +87,7 @@ static void ended(struct vcpu *v, void *arg) { v->vm->accel->get_state(v, arg); 
 int main(int argc, char **argv)
 {
     const char *model = NULL, *name = "soft", *irqchip = NULL;
+    const char *options_text = NULL;
     bool triple = false;
     if (argc < 2)
         return 64;
@@ -97,6 +98,8 @@ int main(int argc, char **argv)
             name = argv[i] + 6;
         else if (!strncmp(argv[i], "irqchip=", 8))
             irqchip = argv[i] + 8;
+        else if (!strncmp(argv[i], "options=", 8))
+            options_text = argv[i] + 8;
         else if (!strcmp(argv[i], "triple"))
             triple = true;
         else
@@ -125,6 +128,7 @@ int main(int argc, char **argv)
     uint32_t offered[CPUID_WORDS] = {0};
     char why[300];
     vm->tsc_hz = accel->tsc_hz;
+    vm->accel_options = options_text;
     if (accel->vm_open && accel->vm_open(vm, irqchip, why, sizeof why)) {
         fprintf(stderr, "%s\n", why);
         return 69;
