@@ -85,7 +85,7 @@ static int32_t look_up(struct tr *t)
     e_pext(e, H_CX, H_15, CTX(words.jump_mask));
     e_lea(e, H_10, at_index(H_CX, H_CX, 0, 0));
     e_load(e, H_CX, at_index(H_CTX, H_10, 3, table));
-    e_lea(e, H_CX, at_index(H_CX, H_15, 0, 0));
+    e_lea(e, H_CX, at_index(H_CX, H_15, 0, 1)); /* ~RIP + RIP + 1 */
     uint8_t *hit = e_jrcxz(e);
     tr_interp(t);
     e_join8(hit, e->p);

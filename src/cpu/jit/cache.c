@@ -41,13 +41,18 @@ static void *reserve(size_t size)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* An empty entry would be taken for that of RIP ~0: in that slot stands what no RIP there has. */
+static void mark_last_jumps(struct jit_tables *tables)
+{
+    for (unsigned table = 0; table < JIT_TABLES; table++)
+        tables->jump[table][JIT_JUMPS - 1].not_rip = 1;
+}
+
 static void clear_jumps(struct jit *jit)
 {
     struct jit_tables *tables = tables_of(jit);
-    /* No RIP is the negative of this: an address in the middle of nowhere. */
-    for (unsigned table = 0; table < JIT_TABLES; table++)
-        for (unsigned i = 0; i < JIT_JUMPS; i++)
-            tables->jump[table][i] = (struct jit_jump){.neg_rip = UINT64_C(1) << 62, .code = NULL};
+    memset(tables->jump, 0, sizeof tables->jump);
+    mark_last_jumps(tables);
 }
 
 static bool host_can(void)
@@ -98,7 +103,7 @@ int jit_new(struct cpu *cpu)
     w->not_if_mask = ~(uint64_t)RFL_IF;
     w->df_mask = RFL_DF;
     jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */
-    clear_jumps(jit);
+    mark_last_jumps(tables_of(jit));
     jit_stubs(jit);
     return 0;
 }
@@ -336,19 +341,19 @@ static void set_table_mode(struct jit *jit, uint32_t mode)
 }
 
 /* The code at cpu->rip, made known to the tables; NULL if there is none. May raise. */
-static struct jit_block *look_up(struct cpu *cpu)
+static struct jit_block *look_up(struct cpu *cpu, uint32_t mode)
 {
     struct jit *jit = cpu->jit;
     cpu->op = NULL;
     uint64_t gpa = mmu_fetch(cpu, cpu->rip);
-    uint32_t mode = mode_of(cpu), table = jit_mode_table(mode), id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode);
+    uint32_t table = jit_mode_table(mode), id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode);
     if (!id)
         return NULL;
     set_table_mode(jit, mode);
     map_page(jit, table, cpu->rip >> 12, id);
     struct jit_block *b = find(jit, id, cpu->rip);
     if (b)
-        tables_of(jit)->jump[table][cpu->rip & (JIT_JUMPS - 1)] = (struct jit_jump){.neg_rip = -cpu->rip,
+        tables_of(jit)->jump[table][cpu->rip & (JIT_JUMPS - 1)] = (struct jit_jump){.not_rip = ~cpu->rip,
                                                                                     .code = jit->mem.rx + b->guarded};
     return b;
 }
@@ -358,17 +363,27 @@ bool jit_run(struct cpu *cpu)
     struct jit *jit = cpu->jit;
     struct jit_words *w = &cpu->words;
     uint32_t link = 0;
+    bool known = true; /* the jump table may be asked: its entries' guards have not just failed */
     for (;;) {
-        struct jit_block *b = look_up(cpu);
+        uint32_t mode = mode_of(cpu), table = jit_mode_table(mode), code;
+        const struct jit_jump *jump = &tables_of(jit)->jump[table][cpu->rip & (JIT_JUMPS - 1)];
         jit->left = false;
-        if (!b)
-            return false;
-        if (link)
-            join(jit, link, b);
+        if (known && !link && jump->not_rip == ~cpu->rip && jit->table_mode[table] == mode) {
+            code = (uint32_t)(jump->code - jit->mem.rx);
+            known = false;
+        } else {
+            struct jit_block *b = look_up(cpu, mode);
+            if (!b)
+                return false;
+            if (link)
+                join(jit, link, b);
+            code = b->body;
+            known = true;
+        }
         uint32_t f = cpu_rflags(cpu);
         w->flags = (uint16_t)((f & 0xff) << 8 | (f >> 11 & 1));
         jit->stats.enters++;
-        jit_enter(jit, b->body);
+        jit_enter(jit, code);
         cpu_set_arith_flags(cpu, (uint32_t)(w->flags >> 8) | (uint32_t)(w->flags & 1) << 11);
         cpu->rip = w->rip;
         if (w->reason == JIT_INTERP) {
@@ -382,6 +397,7 @@ bool jit_run(struct cpu *cpu)
             jit->stats.left_request++;
             return true;
         }
+        known |= w->reason != JIT_LOOKUP;
         if (w->reason != JIT_LINK)
             jit->stats.left_guard++;
         else if (jit->exits[w->link].entry == ENTRY_GUARDED)

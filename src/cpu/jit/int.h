@@ -190,7 +190,7 @@ static inline uint32_t jit_careful_slot(uint64_t rip) { return (uint32_t)(rip * 
 
 static inline uint32_t jit_page_slot(uint64_t lin_page)
 {
-    return (uint32_t)(lin_page * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (JIT_PAGES - 1);
+    return (uint32_t)(lin_page ^ lin_page >> 12) & (JIT_PAGES - 1);
 }
 
 /* cache.c */

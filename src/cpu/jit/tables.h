@@ -7,14 +7,14 @@
 
 #include <stdint.h>
 
-#define JIT_JUMPS 4096
-#define JIT_PAGES 512
+#define JIT_JUMPS 16384
+#define JIT_PAGES 4096
 #define JIT_CLASSES 3 /* TLB_USER, TLB_KERNEL, TLB_KERNEL_AC */
 #define JIT_TABLES 6  /* of 64-bit code, then of 32-bit code */
 
-/* neg_rip + RIP is 0 on a hit, and `code` its guarded entry. */
+/* not_rip is ~RIP, and `code` its guarded entry. Empty: zeroes, except where RIP ~0 would be looked up. */
 struct jit_jump {
-    uint64_t neg_rip;
+    uint64_t not_rip;
     const uint8_t *code;
 };
 
