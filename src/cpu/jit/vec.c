@@ -158,7 +158,7 @@ static bool mxcsr(struct tr *t, bool load)
 
 static bool vzero(struct tr *t)
 {
-    if (!cpuid_has(t->cpu->cpuid, X86_AVX))
+    if (!cpuid_has(t->cpu->cpuid, X86_AVX) || t->code32) /* of eight registers */
         return false;
     tr_live(t, LIVE_AVX);
     again(t);
@@ -199,6 +199,20 @@ static void make_live(struct tr *t, const struct vec_plan *p)
 /* Its memory operand may share a check with others: it need not be aligned, nobody asks where it was (FDP). */
 static bool shares(const struct vec_plan *p) { return p->mem_size && !(p->flags & (VEC_ALIGN | VEC_X87)); }
 
+/* VEX bits that 32-bit code has for nothing. False: one that rewrite_insn() would take for something. */
+static bool fit_code32(const struct tr *t, const struct vec_plan *p, struct rewrite *r)
+{
+    const struct insn *in = t->in;
+    if (!t->code32 || !(p->flags & VEC_VEX))
+        return true;
+    if (r->rm == H_NONE && in->z.raw.modrm.mod == 3)
+        r->rm = in->z.raw.modrm.rm;
+    for (unsigned i = 0; i < in->z.operand_count; i++)
+        if (in->op[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+            return false;
+    return p->code[2] >> 7 == in->z.raw.vex.W;
+}
+
 static bool vector(struct tr *t, const struct vec_plan *p)
 {
     struct rewrite r = {H_NONE, H_NONE, H_NONE, NULL};
@@ -210,6 +224,8 @@ static bool vector(struct tr *t, const struct vec_plan *p)
         host = host_of((unsigned)p->gpr);
         *field = host == H_NONE ? H_CX : host;
     }
+    if (!fit_code32(t, p, &r))
+        return false;
     make_live(t, p);
     if (p->mem_size && shares(p)) {
         tr_operand(t, memory_of(t->in), p->flags & VEC_STORE);

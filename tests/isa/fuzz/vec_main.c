@@ -4,7 +4,7 @@
  * Compares COUNT cases (default 200,000) of vector and x87 instructions with
  * this CPU, each opcode about as often as another, and lists the valid ones
  * that lowering does not take. Exit status 0, 1 for differences or an opcode
- * of an offered feature that is missing, 77 where it cannot run. --jit: as generated code, in 64-bit mode; what the
+ * of an offered feature that is missing, 77 where it cannot run. --jit: as generated code, in flat modes; what the
  * translator leaves to the interpreter is left to it. FUZZ_VERBOSE: instructions that never ran so are listed.
  *
  * FIP, FDP and FOP are the guest's. This CPU may keep FOP, and perhaps FDP, for
@@ -377,13 +377,11 @@ static void compare_case(struct fuzzer *f, unsigned i, bool *diverged)
 
 static enum fuzz_mode choose_mode(struct fuzzer *f)
 {
-    if (f->jit)
-        return FUZZ_64;
     static const uint8_t modes[] = {FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_64, FUZZ_32, FUZZ_SEG32, FUZZ_SEG16};
     enum fuzz_mode m;
     do
         m = modes[rng_below(&f->rng, sizeof(modes))];
-    while (!f->native.can[m] || f->taken[m].n == 0);
+    while (!f->native.can[m] || f->taken[m].n == 0 || (f->jit && fuzz_segmented(m)));
     return m;
 }
 
