@@ -237,7 +237,7 @@ uint64_t jit_go_on_at(struct cpu *cpu, uint64_t rip)
     const struct jit_tables *tables = &CONTAINER_OF(cpu, struct cpu_room, cpu)->jit;
     const uint32_t mode = jit_mode_of(cpu), table = jit_mode_table(mode);
     const struct jit_jump *j = &tables->jump[table][rip & (JIT_JUMPS - 1)];
-    if (cpu->jit->table_mode[table] == mode && j->neg_rip + rip == 0)
+    if (cpu->jit->table_mode[table] == mode && j->not_rip == ~rip)
         return (uint64_t)(uintptr_t)j->code;
     return jit_leave_for(cpu, rip, JIT_LOOKUP);
 }
