@@ -102,5 +102,7 @@ bool mmu_walk(struct cpu *, uint64_t lin, unsigned access, enum tlb_mode, struct
 
 /* tlb.c: enters a translation that mmu_walk() made. */
 void tlb_fill(struct cpu *, uint64_t lin, enum tlb_mode, const struct xlat *);
+/* Drops all entries, as if others had taken their places. */
+void tlb_forget(struct cpu *);
 
 #endif

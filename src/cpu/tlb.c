@@ -168,7 +168,7 @@ void mmu_flush_nonglobal(struct cpu *cpu)
     jit_unmap(cpu);
 }
 
-void mmu_flush_all(struct cpu *cpu)
+void tlb_forget(struct cpu *cpu)
 {
     struct mmu *m = mmu_of(cpu);
     for (uint32_t i = 0; i < m->local.n; i++) {
@@ -180,6 +180,12 @@ void mmu_flush_all(struct cpu *cpu)
         m->mark[m->global.at[i]] = 0;
     }
     m->local.n = m->global.n = 0;
+}
+
+void mmu_flush_all(struct cpu *cpu)
+{
+    struct mmu *m = mmu_of(cpu);
+    tlb_forget(cpu);
     m->itlb_gen[0]++;
     m->itlb_gen[1]++;
     if (m->large_any) {

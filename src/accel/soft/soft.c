@@ -30,7 +30,12 @@ static int soft_vm_open(struct vm *vm, const char *irqchip, char *why, size_t n)
         snprintf(why, n, "-o irqchip=%s: the accelerator soft has user only", irqchip);
         return -EINVAL;
     }
-    return jit_options_parse(&options, vm->accel_options, why, n);
+    int err = jit_options_parse(&options, vm->accel_options, why, n);
+    if (!err && options.lockstep && vm->nvcpus > 1) {
+        snprintf(why, n, "-o jit.lockstep=on: takes one virtual CPU, found -c %u", vm->nvcpus);
+        return -EINVAL;
+    }
+    return err;
 }
 
 static void soft_written(void *arg, uint64_t gpa, uint64_t len) { code_written(arg, NULL, gpa, len); }

@@ -77,10 +77,19 @@ int jit_new(struct cpu *cpu)
         free(jit);
         return err ? err : -ENOTSUP;
     }
+    if (jit->opt.perf)
+        jit->perf = jit_perf_open(cpu->vcpu->id);
+    if (jit->perf < 0) {
+        err = jit->perf;
+        free(jit);
+        return err;
+    }
     jit->cpu = cpu;
     cpu->jit = jit;
     if (jit->opt.stats)
         jit->accounts = jit_accounts_new();
+    if (jit->opt.lockstep)
+        jit->lockstep = lockstep_new();
     err = os_jitmem_new(&jit->mem, jit->opt.cache);
     jit->blocks = reserve(MAX_BLOCKS * sizeof *jit->blocks);
     jit->exits = reserve(MAX_EXITS * sizeof *jit->exits);
@@ -105,6 +114,8 @@ int jit_new(struct cpu *cpu)
     jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */
     mark_last_jumps(tables_of(jit));
     jit_stubs(jit);
+    if (jit->perf)
+        jit_perf_stubs(jit);
     return 0;
 }
 
@@ -121,6 +132,8 @@ void jit_free(struct cpu *cpu)
         return;
     cpu->jit = NULL;
     free(jit->accounts);
+    lockstep_free(jit->lockstep);
+    jit_perf_close(jit);
     os_jitmem_free(&jit->mem);
     release(jit->blocks, MAX_BLOCKS * sizeof *jit->blocks);
     release(jit->exits, MAX_EXITS * sizeof *jit->exits);
@@ -141,6 +154,7 @@ void jit_flush(struct cpu *cpu)
     memset(jit->by_key, 0, HASH_SIZE * sizeof *jit->by_key);
     memset(jit->by_page, 0, HASH_SIZE * sizeof *jit->by_page);
     memset(jit->page_hash, 0, HASH_SIZE * sizeof *jit->page_hash);
+    lockstep_flush(jit->lockstep);
     jit->used = jit->fixed;
     jit->nblocks = jit->nexits = jit->npages = 1;
     clear_jumps(jit);
@@ -352,10 +366,27 @@ static struct jit_block *look_up(struct cpu *cpu, uint32_t mode)
     set_table_mode(jit, mode);
     map_page(jit, table, cpu->rip >> 12, id);
     struct jit_block *b = find(jit, id, cpu->rip);
-    if (b)
+    if (b && (jit->opt.chain || jit->opt.lockstep))
         tables_of(jit)->jump[table][cpu->rip & (JIT_JUMPS - 1)] = (struct jit_jump){.not_rip = ~cpu->rip,
                                                                                     .code = jit->mem.rx + b->guarded};
     return b;
+}
+
+void jit_disturb(struct jit *jit)
+{
+    jit->random = jit->random * UINT64_C(6364136223846793005) + 1442695040888963407;
+    if ((jit->random >> 33) % jit->opt.exits == 0)
+        atomic_store(&jit->cpu->exit_request, 1);
+}
+
+void jit_enter_code(struct cpu *cpu, uint32_t code)
+{
+    struct jit_words *w = &cpu->words;
+    uint32_t f = cpu_rflags(cpu);
+    w->flags = (uint16_t)((f & 0xff) << 8 | (f >> 11 & 1));
+    jit_enter(cpu->jit, code);
+    cpu_set_arith_flags(cpu, (uint32_t)(w->flags >> 8) | (uint32_t)(w->flags & 1) << 11);
+    cpu->rip = w->rip;
 }
 
 bool jit_run(struct cpu *cpu)
@@ -364,15 +395,20 @@ bool jit_run(struct cpu *cpu)
     struct jit_words *w = &cpu->words;
     uint32_t link = 0;
     bool known = true; /* the jump table may be asked: its entries' guards have not just failed */
+    if (jit->lockstep && lockstep_failed(jit->lockstep)) { /* nothing more happens, until the VM is stopped */
+        atomic_store(&cpu->exit_request, 1);
+        return true;
+    }
     for (;;) {
         uint32_t mode = mode_of(cpu), table = jit_mode_table(mode), code;
         const struct jit_jump *jump = &tables_of(jit)->jump[table][cpu->rip & (JIT_JUMPS - 1)];
+        struct jit_block *b = NULL;
         jit->left = false;
-        if (known && !link && jump->not_rip == ~cpu->rip && jit->table_mode[table] == mode) {
+        if (known && !link && !jit->lockstep && jump->not_rip == ~cpu->rip && jit->table_mode[table] == mode) {
             code = (uint32_t)(jump->code - jit->mem.rx);
             known = false;
         } else {
-            struct jit_block *b = look_up(cpu, mode);
+            b = look_up(cpu, mode);
             if (!b)
                 return false;
             if (link)
@@ -380,12 +416,16 @@ bool jit_run(struct cpu *cpu)
             code = b->body;
             known = true;
         }
-        uint32_t f = cpu_rflags(cpu);
-        w->flags = (uint16_t)((f & 0xff) << 8 | (f >> 11 & 1));
         jit->stats.enters++;
-        jit_enter(jit, code);
-        cpu_set_arith_flags(cpu, (uint32_t)(w->flags >> 8) | (uint32_t)(w->flags & 1) << 11);
-        cpu->rip = w->rip;
+        if (jit->opt.exits)
+            jit_disturb(jit);
+        if (jit->lockstep) {
+            lockstep_run(cpu, b);
+            if (lockstep_failed(jit->lockstep))
+                return true;
+        } else {
+            jit_enter_code(cpu, code);
+        }
         if (w->reason == JIT_INTERP) {
             jit->stats.interps++;
             jit->left = true;
@@ -404,7 +444,7 @@ bool jit_run(struct cpu *cpu)
             jit->stats.left_cross_page++;
         else
             jit->stats.left_in_page++;
-        link = w->reason == JIT_LINK ? w->link : 0;
+        link = w->reason == JIT_LINK && jit->opt.chain ? w->link : 0;
     }
 }
 

@@ -237,7 +237,7 @@ void plan_accesses(struct tr *t, unsigned n)
             struct access *a = &t->access[i][k];
             const struct group *g = w.of[i][k] < 0 ? NULL : &w.group[w.of[i][k]];
             *a = (struct access){.slot = -1};
-            if (g && g->slot >= 0)
+            if (g && g->slot >= 0 && t->jit->opt.elide)
                 *a = (struct access){.slot = (int8_t)g->slot,
                                      .above = (uint16_t)(w.where[i][k] - g->lo),
                                      .span = (uint16_t)(g->hi - g->lo),

@@ -122,7 +122,7 @@ struct tr {
     uint64_t rip, next;         /* its address, and the next one's */
     uint16_t live_in, live_out; /* flags needed before and after it */
     unsigned nslow, ninterp, nways;
-    struct jit_slow slow[2 * JIT_MAX_INSNS];
+    struct jit_slow slow[4 * JIT_MAX_INSNS]; /* two accesses, each with a forced cold path too */
     struct jit_interp_exit interp[2 * JIT_MAX_INSNS];
     struct {
         uint8_t *site;
@@ -151,6 +151,10 @@ struct jit_accounts; /* stats.c */
 
 struct jit {
     struct cpu *cpu;
+    int perf;                      /* descriptor of the map for perf(1); 0: none */
+    struct lockstep *lockstep;     /* NULL unless it is asked for */
+    uint64_t random;               /* for opt.exits */
+    uint64_t tlb_filled;           /* for opt.tlb */
     struct jit_accounts *accounts; /* NULL unless stats are asked for */
     bool left;                     /* the last jit_run() came out of generated code for the interpreter */
     struct jit_options opt;
@@ -199,6 +203,26 @@ uint32_t jit_offset(const struct jit *, const uint8_t *rw);
 struct jit_block *jit_block_add(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id);
 uint32_t jit_exit_add(struct jit *, struct jit_block *, uint64_t rip);
 void jit_block_insert(struct jit *, struct jit_block *);
+
+/* Runs the code there, and what it leads to; w->reason says why it came back. */
+void jit_enter_code(struct cpu *, uint32_t code);
+/* -o jit.exits: makes somebody want the CPU, sometimes. */
+void jit_disturb(struct jit *);
+
+/* perf.c: a descriptor (never 0) or -errno, said already. */
+int jit_perf_open(unsigned vcpu);
+void jit_perf_block(const struct jit *, const struct jit_block *);
+void jit_perf_stubs(const struct jit *);
+void jit_perf_close(struct jit *);
+
+/* lockstep.c */
+struct lockstep *lockstep_new(void);
+void lockstep_free(struct lockstep *);
+void lockstep_flush(struct lockstep *); /* all blocks are void */
+void lockstep_run(struct cpu *, const struct jit_block *);
+bool lockstep_failed(const struct lockstep *);
+uint64_t lockstep_compared(const struct lockstep *);
+void lockstep_print(const struct lockstep *, unsigned cpu);
 
 /* stubs.c: the code that is always there. */
 void jit_stubs(struct jit *);

@@ -141,6 +141,11 @@ static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned s
 static struct jit_slow *check(struct tr *t, unsigned size, bool write, unsigned align)
 {
     int32_t tlb = tlb_offset(t->class, write);
+    if (t->jit->opt.slow) { /* by way of the cold path, whatever the TLB holds */
+        struct jit_slow *first = new_slow(t, size, write, align);
+        first->jump = e_jmp32(&t->e);
+        first->retry = t->e.p;
+    }
     struct jit_slow *s = new_slow(t, size, write, align);
     if (s->live)
         check_live(t, s, tlb, size, align);
@@ -155,7 +160,12 @@ void tr_check(struct tr *t, unsigned size, bool write, unsigned align)
     t->operand = HOST_OPERAND;
 }
 
-void tr_may_bounce(struct tr *t) { t->slow[t->nslow - 1].ready = t->e.p; }
+void tr_may_bounce(struct tr *t)
+{
+    t->slow[t->nslow - 1].ready = t->e.p;
+    if (t->jit->opt.slow) /* the forced way through the same cold path */
+        t->slow[t->nslow - 2].ready = t->e.p;
+}
 
 /* -- operands of the plan -- */
 

@@ -186,6 +186,8 @@ void jit_stats_print(struct cpu *cpu, unsigned n)
              share(s->left_cross_page, leaves), share(s->left_guard, leaves), share(s->left_request, leaves));
     log_info("cpu %u: translator: first-level TLB missed %llu times, filled again %llu times", n, u(s->fills),
              u(s->filled));
+    if (jit->lockstep)
+        lockstep_print(jit->lockstep, n);
     if (!jit->accounts)
         return;
     uint64_t insns = cpu->icount + w->insns_run;

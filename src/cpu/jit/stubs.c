@@ -99,6 +99,10 @@ static bool filled(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write
     struct xlat x;
     if (!mmu_canonical(lin) || !mmu_walk(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
         return false;
+    if (UNLIKELY(cpu->jit->opt.tlb < TLB_ENTRIES) && ++cpu->jit->tlb_filled > cpu->jit->opt.tlb) {
+        tlb_forget(cpu);
+        cpu->jit->tlb_filled = 1;
+    }
     tlb_fill(cpu, lin, mode, &x);
     return lin + entry_of(cpu, lin, mode, write)->neg_page < 4096;
 }
@@ -143,6 +147,8 @@ static int64_t fill(struct cpu *cpu, uint64_t lin, const struct fill_site *data,
     struct fill_site site;
     memcpy(&site, data, sizeof site);
     jit->stats.fills++;
+    if (jit->opt.exits)
+        jit_disturb(jit);
     bool crosses = (lin & 0xfff) + site.size > 4096, aligned = !site.align || !(lin & (site.align - 1u));
     if (!crosses && aligned && filled(cpu, lin, mode, how & 1)) {
         jit->stats.filled++;

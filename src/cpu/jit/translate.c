@@ -118,7 +118,7 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
         t->index = i;
         t->rip = t->next;
         t->next += t->in->z.length;
-        t->live_in = live[i];
+        t->live_in = t->jit->opt.flags ? live[i] : RFL_ARITH;
         t->live_out = live[i + 1];
         uint8_t *start = t->e.p;
         t->last = i == n - 1;
@@ -190,5 +190,7 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
     jit->stats.insns += n;
     jit->stats.bytes += jit->used - b->guarded;
     jit_block_insert(jit, b);
+    if (jit->perf)
+        jit_perf_block(jit, b);
     return b;
 }
