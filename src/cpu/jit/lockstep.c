@@ -43,10 +43,10 @@ enum place { PLACE_PLAIN, PLACE_PUSH, PLACE_POP, PLACE_STRING, PLACE_BITS };
 struct operand {
     int8_t base, index; /* guest registers, -1: none */
     uint8_t scale, segment, place;
-    bool write, narrow; /* narrow: a 32-bit address */
-    uint16_t size;      /* bytes */
-    int64_t disp;       /* RIP and all */
-    int8_t bit;         /* PLACE_BITS: the register that says which */
+    bool write, narrow, wrap; /* narrow: a 32-bit offset; wrap: a 32-bit address */
+    uint16_t size;            /* bytes */
+    int64_t disp;             /* RIP and all */
+    int8_t bit;               /* PLACE_BITS: the register that says which */
 };
 
 struct step {
@@ -181,7 +181,7 @@ static void describe_operand(struct operand *d, const struct insn *in, const Zyd
 {
     bool hidden = o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
     bool write = o->actions & (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE);
-    bool stack = hidden && o->mem.base == ZYDIS_REGISTER_RSP;
+    bool stack = hidden && (o->mem.base == ZYDIS_REGISTER_RSP || o->mem.base == ZYDIS_REGISTER_ESP);
     *d = (struct operand){.base = (int8_t)guest_register(o->mem.base),
                           .index = (int8_t)guest_register(o->mem.index),
                           .scale = o->mem.scale,
@@ -189,7 +189,8 @@ static void describe_operand(struct operand *d, const struct insn *in, const Zyd
                                      : o->mem.segment == ZYDIS_REGISTER_GS ? SEG_GS
                                                                            : SEG_DS,
                           .write = write,
-                          .narrow = in->z.address_width == 32 && !stack,
+                          .narrow = in->z.address_width == 32 && !(stack && o->mem.base == ZYDIS_REGISTER_RSP),
+                          .wrap = in->z.machine_mode != ZYDIS_MACHINE_MODE_LONG_64,
                           .size = (uint16_t)(o->size / 8),
                           .disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0,
                           .bit = -1};
@@ -284,7 +285,7 @@ static struct known_block *known(struct cpu *cpu, const struct jit_block *b)
         struct insn in;
         bool ends;
         struct op *op = &k->ops[k->n];
-        if (insn_decode(64, 0, bytes + at, b->len - at, &in))
+        if (insn_decode((cpu->mode & MODE_SIZE) == MODE_64 ? 64 : 32, 0, bytes + at, b->len - at, &in))
             break;
         in.mode = cpu->mode;
         lower_insn(cpu, &in, (unsigned)(b->rip & 0xfff) + at, op, &ends);
@@ -378,6 +379,8 @@ static enum stop look_at_operand(struct cpu *cpu, const struct step *s, const st
         lin = (uint32_t)lin;
     if (o->segment != SEG_DS)
         lin += cpu->seg[o->segment].base;
+    if (o->wrap)
+        lin = (uint32_t)lin;
     if (s->repeats && op->len & (OP_REP | OP_REPNE)) {
         uint64_t count = o->narrow ? (uint32_t)cpu->reg[RCX] : cpu->reg[RCX];
         if (count > MAX_BYTES / 4)
@@ -460,7 +463,9 @@ static void interpret(struct cpu *cpu, const struct known_block *k)
 static const char *const reg_names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
-static void disassemble(const char *what, const uint8_t *bytes, size_t n, uint64_t address)
+static unsigned bits_of(const struct cpu *cpu) { return (cpu->mode & MODE_SIZE) == MODE_64 ? 64 : 32; }
+
+static void disassemble(const char *what, unsigned bits, const uint8_t *bytes, size_t n, uint64_t address)
 {
     ZydisFormatter formatter;
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
@@ -468,7 +473,7 @@ static void disassemble(const char *what, const uint8_t *bytes, size_t n, uint64
     for (size_t at = 0; at < n;) {
         struct insn in;
         char text[128];
-        if (insn_decode(64, 0, bytes + at, n - at < 15 ? n - at : 15, &in)) {
+        if (insn_decode(bits, 0, bytes + at, n - at < 15 ? n - at : 15, &in)) {
             log_error("  %016llx  .byte %02x", (unsigned long long)(address + at), bytes[at]);
             at++;
             continue;
@@ -568,9 +573,9 @@ static void report(struct cpu *cpu, const struct jit_block *b, const struct know
     print_memory(l);
     const uint8_t *bytes = mem_r(&cpu->vcpu->vm->mem, b->gpa, b->len);
     if (bytes)
-        disassemble("guest code", bytes, b->len, b->rip);
+        disassemble("guest code", bits_of(cpu), bytes, b->len, b->rip);
     uint32_t end = b->away;
-    disassemble("generated code", jit->mem.rx + b->guarded, end > b->guarded ? end - b->guarded : 0,
+    disassemble("generated code", 64, jit->mem.rx + b->guarded, end > b->guarded ? end - b->guarded : 0,
                 (uint64_t)(uintptr_t)(jit->mem.rx + b->guarded));
 }
 
@@ -618,6 +623,15 @@ static void compare(struct cpu *cpu, const struct jit_block *b, const struct kno
         vm_request(cpu->vcpu->vm, VM_ERROR);
 }
 
+/* So that an indirect jump, whose target has code, comes back as well. */
+static void fail_guards(struct cpu *cpu)
+{
+    struct jit_tables *tables = &CONTAINER_OF(cpu, struct cpu_room, cpu)->jit;
+    for (uint32_t i = 0; i < tables->nfilled; i++)
+        tables->page[tables->filled[i] / JIT_PAGES][tables->filled[i] % JIT_PAGES] = 0;
+    tables->nfilled = 0;
+}
+
 void lockstep_run(struct cpu *cpu, const struct jit_block *b)
 {
     struct known_block *k = known(cpu, b);
@@ -627,7 +641,7 @@ void lockstep_run(struct cpu *cpu, const struct jit_block *b)
         return;
     }
     interpret(cpu, k);
-    jit_unmap(cpu); /* guards fail: an indirect jump comes back as well */
+    fail_guards(cpu);
     jit_enter_code(cpu, b->body);
     compare(cpu, b, k);
 }

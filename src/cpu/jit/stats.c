@@ -92,7 +92,7 @@ static unsigned mnemonic(struct cpu *cpu)
     size_t n = 4096 - (gpa & 0xfff) < 15 ? 4096 - (gpa & 0xfff) : 15;
     const uint8_t *bytes = mem_r(&cpu->vcpu->vm->mem, gpa, n);
     struct insn in;
-    if (!bytes || insn_decode(64, 0, bytes, n, &in))
+    if (!bytes || insn_decode((cpu->mode & MODE_SIZE) == MODE_64 ? 64 : 32, 0, bytes, n, &in))
         return ZYDIS_MNEMONIC_INVALID;
     a->known[slot].rip = cpu->rip;
     a->known[slot].mnemonic = (uint16_t)in.z.mnemonic;
