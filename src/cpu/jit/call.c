@@ -13,7 +13,7 @@
  *     registers          those that C changes       all
  *     cpu_raise()        no                         yes, cpu->op, reg[REG_IP] and flags being set
  *     serving mail       no                         yes, if it leaves the block then (see jit_changed())
- *     vector registers   put aside, and back        in cpu->xsave; words.allowed may be another one after it
+ *     vector registers   put aside, and back        in cpu->xsave, live no more after it
  *
  * In both words.rip is the address of the instruction, and words.flags holds
  * the arithmetic flags, which the function may change. It returns

@@ -275,7 +275,6 @@ void tr_live(struct tr *, enum jit_live);
 void tr_live_paths(struct tr *);
 bool jit_vector_possible(void);
 void jit_vector_init(struct jit_words *);
-uint32_t jit_vector_allowed(const struct cpu *);
 void jit_vector_stubs(struct emit *, struct jit *);
 void jit_vector_save(struct emit *);
 /*

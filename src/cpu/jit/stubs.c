@@ -231,7 +231,6 @@ void jit_enter(struct jit *jit, uint32_t code)
     void (*enter)(struct cpu *);
     const uint8_t *p = jit->mem.rx + jit->enter;
     memcpy(&enter, &p, sizeof enter);
-    cpu->words.allowed = jit_vector_allowed(cpu);
     cpu->words.entry = (uint64_t)(uintptr_t)(jit->mem.rx + code);
     enter(cpu);
 }

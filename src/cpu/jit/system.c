@@ -53,7 +53,6 @@ static uint64_t run_handler(struct cpu *cpu, const struct op *op)
     uint64_t rip = op->fn(cpu, op) ? following : cpu->rip;
     uint32_t f = cpu_rflags(cpu);
     w->flags = (uint16_t)((f & 0xff) << 8 | (f >> 11 & 1));
-    w->allowed = jit_vector_allowed(cpu);
     if (UNLIKELY(!quiet(cpu)))
         return jit_leave_for(cpu, rip, JIT_DISPATCH);
     if (LIKELY(rip == following && !jit_changed(cpu, &before)))

@@ -52,22 +52,6 @@ void jit_vector_init(struct jit_words *w)
     w->fcw_bits = FCW_MASKS;
 }
 
-uint32_t jit_vector_allowed(const struct cpu *cpu)
-{
-    uint32_t allowed = 0;
-    if (cpu->cr0 & CR0_TS)
-        return 0;
-    if (!(~get_le32(cpu->xsave + XSAVE_MXCSR) & MXCSR_MASKS)) {
-        if (!(cpu->cr0 & CR0_EM) && (cpu->cr4 & CR4_OSFXSR))
-            allowed |= 1u << LIVE_SSE;
-        if ((cpu->cr4 & CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6)
-            allowed |= 1u << LIVE_AVX;
-    }
-    if (!(cpu->cr0 & CR0_EM) && !(~cpu->xsave[XSAVE_FCW] & FCW_MASKS))
-        allowed |= 1u << LIVE_X87;
-    return allowed;
-}
-
 /* -- instructions -- */
 
 /* movups xmm, [a] and back: the upper halves stay */
@@ -145,6 +129,39 @@ static void test_live(struct emit *e, int32_t shift)
 
 /* -- into the host's registers -- */
 
+/* ecx |= bits of the word at `a`, or those that are clear. Changes r10 and the flags. */
+static void add_bits(struct emit *e, struct addr a, bool set, uint32_t bits)
+{
+    e_load32(e, H_10, a);
+    if (!set) {
+        e8(e, 0x41); /* not r10d */
+        e8(e, 0xf7);
+        e8(e, 0xd2);
+    }
+    e8(e, 0x41); /* and r10d, bits */
+    e8(e, 0x81);
+    e8(e, 0xe2);
+    e32(e, bits);
+    e_op_rr(e, false, 0x09, H_10, H_CX); /* or ecx, r10d */
+}
+
+/* ecx = 0 if registers of this kind may be live; ZF accordingly. Changes r10. */
+static void why_not(struct emit *e, enum jit_live kind, int32_t shift)
+{
+    e_mov_imm(e, H_CX, 0);
+    if (kind == LIVE_AVX) {
+        add_bits(e, word_at(CTX(cr4), shift), false, CR4_OSXSAVE);
+        add_bits(e, word_at(CTX(xcr0), shift), false, 6);
+    } else if (kind == LIVE_SSE) {
+        add_bits(e, word_at(CTX(cr4), shift), false, CR4_OSFXSR);
+    }
+    if (kind == LIVE_X87)
+        add_bits(e, IMAGE(XSAVE_FCW, shift), false, FCW_MASKS);
+    else
+        add_bits(e, IMAGE(XSAVE_MXCSR, shift), false, MXCSR_MASKS);
+    add_bits(e, word_at(CTX(cr0), shift), true, kind == LIVE_AVX ? CR0_TS : CR0_TS | CR0_EM);
+}
+
 /*
  * Upper halves that are zero are not loaded: as long as the host knows them to
  * be zero, SSE instructions need not keep them.
@@ -169,13 +186,8 @@ static void load_xmm(struct emit *e, int32_t shift)
         load_halves(e, n, shift);
     e_join32(done, e->p);
     op_0fae(e, LDMXCSR, IMAGE(XSAVE_MXCSR, shift));
-    for (unsigned kind = LIVE_SSE; kind <= LIVE_AVX; kind++) { /* away[] = not allowed */
-        e_load32(e, H_CX, WORD(allowed, shift));
-        e8(e, 0xf7); /* not ecx */
-        e8(e, 0xd1);
-        e8(e, 0x81); /* and ecx, 1 << kind */
-        e8(e, 0xe1);
-        e32(e, 1u << kind);
+    for (unsigned kind = LIVE_SSE; kind <= LIVE_AVX; kind++) {
+        why_not(e, (enum jit_live)kind, shift);
         e_store32(e, H_CX, WORD(away[kind], shift));
     }
 }
@@ -203,9 +215,8 @@ static void emit_load(struct emit *e, struct jit *jit, enum jit_live kind)
 {
     const int32_t shift = 16; /* the return address, and the flags */
     e8(e, 0x9c);              /* pushfq */
-    e_op_mem(e, false, 0xf7, 0, WORD(allowed, shift));
-    e32(e, 1u << kind); /* test dword [], 1 << kind */
-    uint8_t *no = e_jcc32(e, CC_E);
+    why_not(e, kind, shift);
+    uint8_t *no = e_jcc32(e, CC_NE);
     if (kind == LIVE_X87)
         load_x87(e, shift);
     else

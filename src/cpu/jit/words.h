@@ -9,9 +9,9 @@
 
 /* Why generated code came back. */
 enum jit_reason {
-    JIT_LOOKUP, /* go on at `rip`: no code known, a guard failed, or somebody wants the CPU */
-    JIT_LINK,   /* the same, and exit `link` can be joined to the code of `rip` */
-    JIT_INTERP, /* the instruction at `rip` is for the interpreter */
+    JIT_LOOKUP,   /* go on at `rip`: no code known, a guard failed, or somebody wants the CPU */
+    JIT_LINK,     /* the same, and exit `link` can be joined to the code of `rip` */
+    JIT_INTERP,   /* the instruction at `rip` is for the interpreter */
     JIT_DISPATCH, /* before `rip` the dispatcher is to look around: the mode has changed, an interrupt waits */
 };
 
@@ -44,8 +44,7 @@ struct jit_words {
     uint8_t bounce[32];    /* what was loaded from two pages */
 
     /* Vector registers. */
-    uint32_t away[JIT_LIVES]; /* 0: live */
-    uint32_t allowed;         /* bit 1 << enum jit_live: may be live */
+    uint32_t away[JIT_LIVES]; /* 0: live; else they are not, or may not be */
     uint32_t host_mxcsr, guest_mxcsr;
     uint64_t mxcsr_bits, fcw_bits; /* masks for PEXT: those bits that decide whether MXCSR or FCW can be live */
     uint8_t uppers;                /* of a call of C: the upper halves are not all zero */
