@@ -40,7 +40,7 @@ static void translate(struct cpu *cpu, uint64_t lin, unsigned access, struct xla
     if (UNLIKELY(!mmu_walk(cpu, lin, access & (MMU_READ | MMU_WRITE), mode, x)))
         cpu_page_fault(cpu, lin, x->pfec);
     if (LIKELY(!(mode == TLB_USER && cpu->tlb == &cpu->tlb_sets[TLB_USER_AC])))
-        tlb_fill(cpu, lin, mode, x);
+        tlb_fill(cpu, lin, mode, access & MMU_WRITE, x);
 }
 
 /* Up to two pieces, one a page. len is at most 4096. */

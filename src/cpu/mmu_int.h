@@ -100,8 +100,8 @@ static inline bool mmu_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin
  */
 bool mmu_walk(struct cpu *, uint64_t lin, unsigned access, enum tlb_mode, struct xlat *);
 
-/* tlb.c: enters a translation that mmu_walk() made. */
-void tlb_fill(struct cpu *, uint64_t lin, enum tlb_mode, const struct xlat *);
+/* tlb.c: enters a translation that mmu_walk() made for a read or a write. */
+void tlb_fill(struct cpu *, uint64_t lin, enum tlb_mode, bool write, const struct xlat *);
 /* Drops all entries, as if others had taken their places. */
 void tlb_forget(struct cpu *);
 

@@ -96,7 +96,19 @@ static void note_large(struct mmu *m, uint64_t lin, unsigned shift)
         m->large.m2[large_bit_2m(lin) / 64] |= UINT64_C(1) << large_bit_2m(lin) % 64;
 }
 
-void tlb_fill(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, const struct xlat *x)
+/* Nothing, or the same page as it was. */
+static bool vacant(struct mmu *m, unsigned at, uint64_t lin)
+{
+    const struct tlb_entry *e = &flat(m)[at];
+    return e->delta == 0 || (lin + e->neg_page) < 4096;
+}
+
+/*
+ * A read enters the page for writing too, and a write for reading, but only
+ * where that takes no other page's place: a copy between pages that share a
+ * slot would drive its own pages out with each access.
+ */
+void tlb_fill(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write, const struct xlat *x)
 {
     struct mmu *m = mmu_of(cpu);
     if (!x->host || (UNLIKELY(m->nwatch) && page_watched(m, lin)))
@@ -105,10 +117,11 @@ void tlb_fill(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, const struct xl
     unsigned at = mode * 2 * TLB_ENTRIES + (lin >> 12 & (TLB_ENTRIES - 1));
     if (UNLIKELY(x->shift > 12))
         note_large(m, lin, x->shift);
-    enter(m, at, lin, host_page, x->global);
-    if (!x->write_ok)
-        return;
+    if (!write || vacant(m, at, lin))
+        enter(m, at, lin, host_page, x->global);
     at += TLB_ENTRIES;
+    if (!x->write_ok || !(write || vacant(m, at, lin)))
+        return;
     if (!cpu->code) {
         enter(m, at, lin, host_page, x->global);
         return;

@@ -103,7 +103,7 @@ static bool filled(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write
         tlb_forget(cpu);
         cpu->jit->tlb_filled = 1;
     }
-    tlb_fill(cpu, lin, mode, &x);
+    tlb_fill(cpu, lin, mode, write, &x);
     return lin + entry_of(cpu, lin, mode, write)->neg_page < 4096;
 }
 
