@@ -135,6 +135,10 @@ static void prepare(struct rig *r, const struct start *s, const uint8_t *code, s
         cpu->reg[RSP] = 0x9000;
     cpu_set_rflags(cpu, s->rflags | RFL_FIXED);
     cpu->kernel_gs_base = 0x1234567;
+    cpu->efer |= EFER_SCE;
+    cpu->star = UINT64_C(0x0023000800000000);
+    cpu->lstar = CODE + 0x800;
+    cpu->sfmask = RFL_CF | RFL_DF;
     if (s->smap) {
         static const uint8_t pages[] = {5, 6, 0x50, 0x4f};
         for (unsigned i = 0; i < sizeof pages; i++)
@@ -421,6 +425,39 @@ static void other_system(void **state)
     BOTH(r, &s, 0x90, 0x0f, 0x01, 0xcb);
 }
 
+/* To the kernel and back: flags, registers, segments. */
+static void system_calls(void **state)
+{
+    struct rig *r = *state;
+    struct start s = {.mode = RIG_USER64, .rflags = RFL_CF | RFL_SF};
+    uint8_t code[0x910] = {0};
+    s.reg[RSP] = 0x50000;
+    /* stc; syscall; kernel: pushf; pop rax; hlt */
+    memcpy(code, (uint8_t[]){0xf9, 0x0f, 0x05}, 3);
+    memcpy(code + 0x800, (uint8_t[]){0x9c, 0x58, 0xf4}, 3);
+    both(r, &s, code, sizeof code);
+    assert_int_equal(reference.reg[RCX], CODE + 3);
+    assert_int_equal(reference.cpl, 0);
+    /* sysret; program: inc rbx; syscall; kernel: dec rdx; jnz to a sysret to the program's beginning; hlt */
+    s.mode = RIG_LONG64;
+    s.reg[RCX] = CODE + 0x900;
+    s.reg[RDX] = 5;
+    memcpy(code, (uint8_t[]){0x48, 0x0f, 0x07}, 3);
+    memcpy(code + 0x800, (uint8_t[]){0x48, 0xff, 0xca, 0x48, 0x8d, 0x49, 0xfb, 0x74, 0x03, 0x48, 0x0f, 0x07, 0xf4}, 13);
+    memcpy(code + 0x900, (uint8_t[]){0x48, 0xff, 0xc3, 0x0f, 0x05}, 5);
+    static const uint32_t flags[] = {0, RFL_ARITH, RFL_IF, RFL_DF, RFL_AC, RFL_ID | RFL_NT, RFL_RF | RFL_VM};
+    for (unsigned i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        s.reg[R11] = flags[i];
+        both(r, &s, code, sizeof code);
+        assert_int_equal(reference.reg[RBX], 5);
+    }
+    s.reg[R11] = RFL_TF; /* #DB in the program, which has no way into the kernel but SYSCALL */
+    both(r, &s, code, sizeof code);
+    s.reg[R11] = 0;
+    s.reg[RCX] = UINT64_C(0x800000000000); /* #GP */
+    both(r, &s, code, sizeof code);
+}
+
 /* STAC and CLAC choose the TLB from the next instruction on. */
 static void access_to_user_pages(void **state)
 {
@@ -451,6 +488,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(interrupt_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(popf_values, setup, teardown),
         cmocka_unit_test_setup_teardown(other_system, setup, teardown),
+        cmocka_unit_test_setup_teardown(system_calls, setup, teardown),
         cmocka_unit_test_setup_teardown(access_to_user_pages, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

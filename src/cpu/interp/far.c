@@ -9,7 +9,7 @@
 
 /* -- the flat segments of SYSCALL and SYSENTER: no descriptor is read -- */
 
-static void flat_segments(struct cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl, bool wide)
+void cpu_flat_segments(struct cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl, bool wide)
 {
     cs = (uint16_t)((cs & ~3u) | cpl);
     ss = (uint16_t)((ss & ~3u) | cpl);
@@ -27,7 +27,7 @@ HANDLER(syscall_insn)
     cpu->reg[RCX] = cpu_next_rip(cpu, op);
     cpu->reg[R11] = rflags;
     uint16_t sel = cpu->star >> 32 & 0xfffc;
-    flat_segments(cpu, sel, (uint16_t)(sel + 8), 0, true);
+    cpu_flat_segments(cpu, sel, (uint16_t)(sel + 8), 0, true);
     cpu_set_rflags(cpu, rflags & ~(uint32_t)cpu->sfmask);
     if (rflags & (uint32_t)cpu->sfmask & RFL_TF)
         cpu->db_status |= DB_NO_STEP;
@@ -45,7 +45,7 @@ HANDLER(sysret)
     if (!cpu_canonical(rip))
         cpu_gp(cpu, 0);
     uint16_t sel = (uint16_t)(cpu->star >> 48);
-    flat_segments(cpu, (uint16_t)(sel + (wide ? 16 : 0)), (uint16_t)(sel + 8), 3, wide);
+    cpu_flat_segments(cpu, (uint16_t)(sel + (wide ? 16 : 0)), (uint16_t)(sel + 8), 3, wide);
     cpu_set_rflags(cpu, (uint32_t)cpu->reg[R11] & 0x3c7fd7);
     cpu_mode_changed(cpu);
     return cpu_jump(cpu, rip);
@@ -58,7 +58,7 @@ HANDLER(sysenter)
     uint16_t sel = cpu->sysenter_cs & 0xfffc;
     bool wide = cpu->long_mode;
     cpu->eflags &= ~(uint32_t)(RFL_VM | RFL_IF | RFL_RF);
-    flat_segments(cpu, sel, (uint16_t)(sel + 8), 0, wide);
+    cpu_flat_segments(cpu, sel, (uint16_t)(sel + 8), 0, wide);
     cpu->reg[RSP] = wide ? cpu->sysenter_esp : (uint32_t)cpu->sysenter_esp;
     uint64_t rip = wide ? cpu->sysenter_eip : (uint32_t)cpu->sysenter_eip;
     cpu_mode_changed(cpu);
@@ -75,7 +75,7 @@ HANDLER(sysexit)
     if (wide ? !cpu_canonical(rip) || !cpu_canonical(rsp) : false)
         cpu_gp(cpu, 0);
     uint16_t sel = (uint16_t)((cpu->sysenter_cs & 0xfffc) + (wide ? 32 : 16));
-    flat_segments(cpu, sel, (uint16_t)(sel + 8), 3, wide);
+    cpu_flat_segments(cpu, sel, (uint16_t)(sel + 8), 3, wide);
     cpu->reg[RSP] = wide ? rsp : (uint32_t)rsp;
     cpu_mode_changed(cpu);
     return cpu_jump(cpu, wide ? rip : (uint32_t)rip);

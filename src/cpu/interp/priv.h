@@ -64,6 +64,9 @@ bool msr_write(struct cpu *, uint32_t msr, uint64_t val);
 /* interp/state.c: XINUSE, the components not in their initial state. */
 uint64_t xsave_in_use(const struct cpu *);
 
+/* interp/far.c: CS and SS as SYSCALL and its kin set them, and CPL; cpu_mode_changed() is the caller's. */
+void cpu_flat_segments(struct cpu *, uint16_t cs, uint16_t ss, unsigned cpl, bool wide);
+
 /* interp/control.c */
 void cr0_write(struct cpu *, uint64_t val);
 

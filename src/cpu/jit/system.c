@@ -13,6 +13,7 @@
 #include "cpu/exc.h"
 #include "cpu/flags.h"
 #include "cpu/form.h"
+#include "cpu/interp/priv.h"
 
 /* STI and POPF load both with one move. */
 _Static_assert(offsetof(struct cpu, irq_unsure) == offsetof(struct cpu, exit_request) + 4 &&
@@ -67,6 +68,62 @@ static uint64_t run_apic_handler(struct cpu *cpu, const struct op *op)
     return run_handler(cpu, op);
 }
 
+static uint32_t arith_flags(const struct jit_words *w)
+{
+    return (uint32_t)(w->flags >> 8) | (uint32_t)(w->flags & 1) << 11;
+}
+static void set_rflags(struct cpu *cpu, uint32_t v)
+{
+    cpu->eflags = (v & ~(uint32_t)RFL_ARITH) | RFL_FIXED;
+    cpu->words.flags = (uint16_t)((v & 0xff) << 8 | (v >> 11 & 1));
+}
+
+/*
+ * SYSCALL and SYSRET between 64-bit programs and their kernel, without what the
+ * handlers do for all others; no trap is pending while generated code runs.
+ */
+static uint64_t enter_kernel(struct cpu *cpu, const struct op *op)
+{
+    struct jit_words *w = &cpu->words;
+    if (UNLIKELY(!(cpu->efer & EFER_SCE)))
+        return run_handler(cpu, op);
+    const uint32_t rflags = cpu->eflags | arith_flags(w);
+    const uint16_t sel = cpu->star >> 32 & 0xfffc;
+    cpu->reg[RCX] = w->rip + OP_LEN(op);
+    cpu->reg[R11] = rflags;
+    cpu_flat_segments(cpu, sel, (uint16_t)(sel + 8), 0, true);
+    set_rflags(cpu, rflags & ~(uint32_t)cpu->sfmask);
+    cpu_select_tlb(cpu);
+    return jit_go_on_at(cpu, cpu->lstar);
+}
+static uint64_t leave_kernel(struct cpu *cpu, const struct op *op)
+{
+    const uint32_t rflags = (uint32_t)cpu->reg[R11] & 0x3c7fd7;
+    if (UNLIKELY(!(cpu->efer & EFER_SCE) || !cpu_canonical(cpu->reg[RCX]) || (rflags & (RFL_TF | RFL_AC)) ||
+                 cpu->irq_unsure || (cpu->nmi_pending && !cpu->nmi_blocked)))
+        return run_handler(cpu, op);
+    const uint16_t sel = (uint16_t)(cpu->star >> 48);
+    cpu_flat_segments(cpu, (uint16_t)(sel + 16), (uint16_t)(sel + 8), 3, true);
+    set_rflags(cpu, rflags);
+    cpu_select_tlb(cpu);
+    return jit_go_on_at(cpu, cpu->reg[RCX]);
+}
+
+static jit_full_fn *function_for(const struct tr *t)
+{
+    const ZydisDecodedOperand *o = t->in->op;
+    switch (t->in->z.mnemonic) {
+    case ZYDIS_MNEMONIC_SYSCALL: return t->code32 ? run_handler : enter_kernel;
+    case ZYDIS_MNEMONIC_SYSRET:
+        return t->code32 || t->in->z.operand_width != 64 || t->class == TLB_USER ? run_handler : leave_kernel;
+    case ZYDIS_MNEMONIC_WRMSR: return run_apic_handler;
+    case ZYDIS_MNEMONIC_MOV:
+        return o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && o[0].reg.value == ZYDIS_REGISTER_CR8 ? run_apic_handler
+                                                                                                : run_handler;
+    default: return run_handler;
+    }
+}
+
 /* Whether the handler is a row's: not one of op_ud or of a vector instruction, whose stubs do not live as long as code here. */
 static bool from_table(const struct insn *in, const struct op *op)
 {
@@ -105,10 +162,7 @@ static bool by_handler(struct tr *t)
     lower_insn(t->cpu, t->in, (unsigned)(t->rip & 0xfff), &op, &ends);
     if (!from_table(t->in, &op))
         return false;
-    bool apic = t->in->z.mnemonic == ZYDIS_MNEMONIC_WRMSR ||
-                (t->in->z.mnemonic == ZYDIS_MNEMONIC_MOV && t->in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-                 t->in->op[0].reg.value == ZYDIS_REGISTER_CR8);
-    tr_call_full(t, apic ? run_apic_handler : run_handler, &op);
+    tr_call_full(t, function_for(t), &op);
     return true;
 }
 
