@@ -229,13 +229,21 @@ static uint16_t open_flags(const struct insn *in)
     }
 }
 
+/* Whether it may change more than general registers and flags. */
+static bool is_wide(const struct tr *t, const struct insn *in)
+{
+    if (tr_is_branch(in))
+        return in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+    return !tr_is_integer(t, in) && !is_string(in);
+}
+
 static void describe(struct step *s, const struct tr *t, const struct insn *in, uint64_t next)
 {
     *s = (struct step){.len = in->z.length,
                        .branch = tr_is_branch(in),
                        .repeats = is_string(in),
                        .undefined = open_outcome(in->z.mnemonic),
-                       .wide_state = !tr_is_branch(in) && !tr_is_integer(t, in),
+                       .wide_state = is_wide(t, in),
                        .live = flag_use_of(in).needs,
                        .open = open_flags(in),
                        .kills = flag_use_of(in).kills};
@@ -582,7 +590,7 @@ static void report(struct cpu *cpu, const struct jit_block *b, const struct know
 /* How far generated code came; -1: to a place where the interpreter never was. */
 static int steps_of(const struct cpu *cpu, const struct lockstep *l, const struct known_block *k)
 {
-    if (cpu->words.reason != JIT_INTERP)
+    if (cpu->words.reason != JIT_INTERP && cpu->words.reason != JIT_DISPATCH)
         return l->steps == k->n && l->rip[k->n] == cpu->rip ? (int)k->n : -1;
     for (unsigned i = 0; i <= l->steps; i++)
         if (l->rip[i] == cpu->rip)
@@ -601,6 +609,11 @@ static void compare(struct cpu *cpu, const struct jit_block *b, const struct kno
     }
     unsigned steps = n < 0 ? l->steps : (unsigned)n;
     const struct cpu *want = state_of(&l->front[steps]);
+    if (n >= 0 && steps < k->n && k->steps[steps].repeats &&
+        memcmp(cpu->reg, want->reg, 16 * sizeof cpu->reg[0]) != 0) { /* left in the midst of it */
+        l->unknown++;
+        return;
+    }
     l->compared++;
     l->cut += steps < k->n;
     if (n < 0)

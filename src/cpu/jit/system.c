@@ -358,7 +358,13 @@ static bool emitted(struct tr *t)
     }
 }
 
-bool tr_system(struct tr *t) { return emitted(t) || by_handler(t); }
+bool tr_system(struct tr *t)
+{
+    ZydisMnemonic m = t->in->z.mnemonic;
+    if (t->jit->opt.lockstep) /* what acts on the world, or reads its clock, cannot be done twice */
+        return m != ZYDIS_MNEMONIC_RDTSC && m != ZYDIS_MNEMONIC_RDTSCP && emitted(t);
+    return emitted(t) || by_handler(t);
+}
 
 bool tr_system_ends(const struct insn *in)
 {
