@@ -590,8 +590,9 @@ static void report(struct cpu *cpu, const struct jit_block *b, const struct know
 /* How far generated code came; -1: to a place where the interpreter never was. */
 static int steps_of(const struct cpu *cpu, const struct lockstep *l, const struct known_block *k)
 {
-    if (cpu->words.reason != JIT_INTERP && cpu->words.reason != JIT_DISPATCH)
-        return l->steps == k->n && l->rip[k->n] == cpu->rip ? (int)k->n : -1;
+    bool whole = l->steps == k->n && l->rip[k->n] == cpu->rip;
+    if (cpu->words.reason == JIT_LINK || (cpu->words.reason == JIT_LOOKUP && whole))
+        return whole ? (int)k->n : -1;
     for (unsigned i = 0; i <= l->steps; i++)
         if (l->rip[i] == cpu->rip)
             return (int)i;
