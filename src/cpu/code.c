@@ -45,6 +45,7 @@ struct code_map {
     struct code_slot slot[VM_MAX_VCPUS];
     _Atomic uint32_t nslots;   /* slots ever used */
     _Atomic uint32_t settling; /* claims whose evictions are under way */
+    _Atomic uint32_t telling;  /* stores that have cleared bits and not yet told everybody */
     pthread_mutex_t join_lock;
 };
 
@@ -239,6 +240,17 @@ static uint64_t chunk_bits(uint64_t off, uint64_t len)
     return (~UINT64_C(0) >> (63 - (last - first))) << first;
 }
 
+static bool has_mail(const struct cpu *cpu)
+{
+    const struct code_slot *s = slot_of(cpu);
+    return atomic_load(&s->posted) != atomic_load_explicit(&s->served, memory_order_relaxed);
+}
+
+bool code_page_free(struct cpu *cpu, uint64_t gpa)
+{
+    return code_page_clean(cpu->code, gpa) && !atomic_load(&cpu->code->telling) && !has_mail(cpu);
+}
+
 bool code_claim(struct cpu *cpu, uint64_t gpa, size_t len)
 {
     struct code_map *map = cpu->code;
@@ -269,14 +281,20 @@ void code_written(struct code_map *map, struct cpu *cpu, uint64_t gpa, uint64_t 
     while (len) {
         uint64_t off = gpa & 0xfff, n = 4096 - off < len ? 4096 - off : len;
         _Atomic uint64_t *w = word_of(map, gpa);
-        uint64_t hit = w ? atomic_load(w) & chunk_bits(off, n) : 0;
+        uint64_t bits = chunk_bits(off, n), hit = w ? atomic_load(w) & bits : 0;
+        if (w && UNLIKELY(hit != bits && atomic_load(&map->telling)))
+            hit = bits; /* clear, but perhaps not everybody knows it yet */
+        else if (w && cpu && UNLIKELY(hit != bits && has_mail(cpu)))
+            block_invalidate(cpu, align_down(gpa, MEM_PAGE), bits); /* the others do, and this CPU will */
         if (hit) {
             struct note note = {.kind = NOTE_INVALIDATE, .gpa = align_down(gpa, MEM_PAGE), .chunks = hit};
+            atomic_fetch_add(&map->telling, 1);
             atomic_fetch_and(w, ~hit);
             uint32_t nslots = atomic_load(&map->nslots);
             for (uint32_t i = 0; i < nslots; i++)
                 if (!cpu || i != cpu->vcpu->id)
                     post(&map->slot[i], note);
+            atomic_fetch_sub(&map->telling, 1);
             if (cpu)
                 block_invalidate(cpu, note.gpa, hit);
         }

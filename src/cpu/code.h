@@ -12,8 +12,12 @@
  *   storing    store, then code_written(): clears the bits it hit and posts an
  *              invalidation to every CPU. Dekker's order (store, fence, load
  *              bits against set bits, fence, read bytes) leaves no gap.
- *   filling    a write TLB entry is published, then code_page_clean() is asked
+ *   filling    a write TLB entry is published, then code_page_free() is asked
  *              again and the entry dropped if it says no.
+ *
+ * Clear bits say that nothing is decoded any more only when those who cleared
+ * them have told everybody, and the asking CPU has read its mail: until then
+ * its own stores must still drop what it has.
  */
 #ifndef XHYVE_CPU_CODE_H
 #define XHYVE_CPU_CODE_H
@@ -36,8 +40,10 @@ void code_leave(struct code_map *, struct cpu *);
 /* cpu is about to decode [gpa, gpa+len), within one page. False: not RAM; the caller must not cache. */
 bool code_claim(struct cpu *, uint64_t gpa, size_t len);
 
-/* True if no code is known in the page of gpa: it may be entered in a write TLB. */
+/* True if no code is known in the page of gpa. */
 bool code_page_clean(const struct code_map *, uint64_t gpa);
+/* And nobody can still have decoded instructions that a store has just dropped: it may be entered in a write TLB. */
+bool code_page_free(struct cpu *, uint64_t gpa);
 
 /* [gpa, gpa+len) was written, by a CPU (its own stores: cpu, else NULL) or a device. Any thread. */
 void code_written(struct code_map *, struct cpu *cpu, uint64_t gpa, uint64_t len);

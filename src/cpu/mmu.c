@@ -166,7 +166,7 @@ static void code_touched(struct cpu *cpu, uint64_t gpa, unsigned len)
         return;
     /* Dekker: our store must be visible before we look whether somebody decoded it. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (!code_page_clean(cpu->code, gpa))
+    if (!code_page_free(cpu, gpa))
         code_written(cpu->code, cpu, gpa, len);
 }
 
@@ -221,7 +221,7 @@ void *mmu_rmw_slow(struct cpu *cpu, uint64_t lin, unsigned size)
     cpu->rmw_size = size;
     struct piece *p = m->piece;
     if (n == 1 && p->host && !p->rom) {
-        if (cpu->code && !code_page_clean(cpu->code, p->gpa)) {
+        if (cpu->code && !code_page_free(cpu, p->gpa)) {
             m->rmw_kind = RMW_CODE;
             cpu->rmw_pending = true;
         }

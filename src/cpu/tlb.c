@@ -126,12 +126,12 @@ void tlb_fill(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write, con
         enter(m, at, lin, host_page, x->global);
         return;
     }
-    if (!code_page_clean(cpu->code, x->gpa))
+    if (!code_page_free(cpu, x->gpa))
         return;
     enter(m, at, lin, host_page, x->global);
     /* Dekker's other half: who claims the page for code between the check and the entry must be seen now. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (UNLIKELY(!code_page_clean(cpu->code, x->gpa)))
+    if (UNLIKELY(!code_page_free(cpu, x->gpa)))
         empty(m, at);
 }
 

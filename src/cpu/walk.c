@@ -146,7 +146,7 @@ static bool set_accessed(struct cpu *cpu, struct walk *w, unsigned size, bool wr
                 return false;
         }
         s->val = want;
-        if (UNLIKELY(cpu->code && !code_page_clean(cpu->code, s->gpa)))
+        if (UNLIKELY(cpu->code && !code_page_free(cpu, s->gpa)))
             code_written(cpu->code, cpu, s->gpa, size);
     }
     return true;
