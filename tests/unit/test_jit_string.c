@@ -32,18 +32,25 @@ struct start {
     uint64_t reg[NREGS];
     uint32_t rflags;
     int waiting; /* an interrupt's vector, or 0 */
+    int late;    /* of one that comes when STI has just looked */
     bool smap;   /* and tables and the stack are the supervisor's */
 };
 
 static struct outcome reference, found;
 /* Of one program: it may never run translated; a fault may show other arithmetic flags, as they were dead. */
 static bool may_stay_out, dead_flags;
-static int waiting;
+static int waiting, late;
 static uint64_t device_sum;
 
 static int fake_pending(void *dev)
 {
-    (void)dev;
+    if (late) { /* it comes just after it was asked for */
+        struct cpu *cpu = dev;
+        waiting = late;
+        late = 0;
+        atomic_store(&cpu->exit_request, 1);
+        return -1;
+    }
     return waiting ? waiting : -1;
 }
 static int fake_ack(void *dev)
@@ -148,8 +155,10 @@ static void prepare(struct rig *r, const struct start *s, const uint8_t *code, s
     cpu_mode_changed(cpu);
     cpu->cr2 = 0;
     waiting = s->waiting;
+    late = s->late;
     device_sum = 0;
-    r->vcpu.intc = s->waiting ? &fake_intc : NULL;
+    r->vcpu.intc = s->waiting || s->late ? &fake_intc : NULL;
+    r->vcpu.intc_dev = cpu;
     mmu_flush_all(cpu);
 }
 
@@ -367,6 +376,13 @@ static void interrupt_waits(void **state)
     assert_int_equal(reference.reg[RCX], 0);
     /* sti; hlt: the interrupt comes, but not before HLT */
     BOTH(r, &s, 0x90, 0xfb, 0xf4, 0x90);
+    s.waiting = 0;
+    s.late = 0x21;
+    may_stay_out = true;
+    BOTH(r, &s, 0x90, 0xfb, 0xf4, 0x90);
+    may_stay_out = false;
+    s.waiting = 0x21;
+    s.late = 0;
     /* push 202h; popf; inc rbx; inc rcx */
     BOTH(r, &s, 0x68, 0x02, 0x02, 0x00, 0x00, 0x9d, 0x48, 0xff, 0xc3, 0x48, 0xff, 0xc1);
     assert_int_equal(reference.reg[RBX], 0);
@@ -471,6 +487,12 @@ static void access_to_user_pages(void **state)
     /* stac; mov rax, [rsi]; pushf; clac; mov [rsi+8], rax; pushf; stac; stac; pushf; clac; clac; jmp +0; pushf */
     BOTH(r, &s, 0x0f, 0x01, 0xcb, 0x48, 0x8b, 0x06, 0x9c, 0x0f, 0x01, 0xca, 0x48, 0x89, 0x46, 0x08, 0x9c, 0x0f, 0x01,
          0xcb, 0x0f, 0x01, 0xcb, 0x9c, 0x0f, 0x01, 0xca, 0x0f, 0x01, 0xca, 0xeb, 0x00, 0x9c);
+    /* mov rax, [rsi]; clac; mov rbx, [rsi]: a fault */
+    s.rflags = RFL_AC;
+    BOTH(r, &s, 0x48, 0x8b, 0x06, 0x0f, 0x01, 0xca, 0x48, 0x8b, 0x1e);
+    assert_int_equal(reference.cr2, DATA);
+    assert_int_equal(reference.reg[RBX], 0);
+    s.rflags = 0;
     /* stac; jmp +0; mov rax, [rsi]; clac; call +0 */
     BOTH(r, &s, 0x0f, 0x01, 0xcb, 0xeb, 0x00, 0x48, 0x8b, 0x06, 0x0f, 0x01, 0xca, 0xe8, 0x00, 0x00, 0x00, 0x00);
 }
