@@ -121,6 +121,8 @@ void mmu_sys_store(struct cpu *, uint64_t lin, unsigned size, uint64_t val);
  * before (a small ITLB of its own).
  */
 uint64_t mmu_fetch(struct cpu *, uint64_t lin);
+/* Whether the page that was just fetched from is a global one. */
+bool mmu_fetched_global(const struct cpu *, uint64_t lin);
 
 /* Translation without faults and without setting A/D bits: debuggers, lockstep. False if not mapped. */
 bool mmu_peek(struct cpu *, uint64_t lin, uint64_t *gpa);

@@ -157,6 +157,12 @@ uint64_t mmu_fetch(struct cpu *cpu, uint64_t lin)
     return x.gpa;
 }
 
+bool mmu_fetched_global(const struct cpu *cpu, uint64_t lin)
+{
+    const struct itlb_entry *e = &mmu_of(cpu)->itlb[lin >> 12 & (ITLB_ENTRIES - 1)];
+    return (e->key ^ lin) >> 12 == 0 && e->global;
+}
+
 static void next_fetch_gen(struct cpu *cpu)
 {
     if (++cpu->fetch_gen == LINK_SAME_PAGE) { /* wraps: links and jumps of long ago must not look new */
@@ -178,7 +184,7 @@ void mmu_flush_nonglobal(struct cpu *cpu)
     m->local.n = 0;
     m->itlb_gen[0]++;
     next_fetch_gen(cpu);
-    jit_unmap(cpu);
+    jit_unmap(cpu, false);
 }
 
 void tlb_forget(struct cpu *cpu)
@@ -206,7 +212,7 @@ void mmu_flush_all(struct cpu *cpu)
         m->large_any = false;
     }
     next_fetch_gen(cpu);
-    jit_unmap(cpu);
+    jit_unmap(cpu, true);
 }
 
 /* Drops what lies in the 2^shift bytes around lin. */
@@ -239,10 +245,10 @@ void mmu_flush_page(struct cpu *cpu, uint64_t lin)
             drop_region(m, &m->global, lin, shift);
             m->itlb_gen[0]++;
             m->itlb_gen[1]++;
-            jit_unmap(cpu);
+            jit_unmap_page(cpu, lin, shift);
         }
     }
-    jit_unmap_page(cpu, lin);
+    jit_unmap_page(cpu, lin, 12);
     m->itlb[lin >> 12 & (ITLB_ENTRIES - 1)].key = 0;
     next_fetch_gen(cpu);
 }

@@ -158,7 +158,7 @@ void jit_flush(struct cpu *cpu)
     jit->used = jit->fixed;
     jit->nblocks = jit->nexits = jit->npages = 1;
     clear_jumps(jit);
-    jit_unmap(cpu);
+    jit_unmap(cpu, true);
     jit->stats.flushes++;
 }
 
@@ -183,33 +183,57 @@ static void map_page(struct jit *jit, uint32_t table, uint64_t lin, uint32_t id)
     struct jit_tables *tables = tables_of(jit);
     uint32_t slot = jit_page_slot(lin);
     uint32_t *p = &tables->page[table][slot];
+    tables->global[table][slot] = mmu_fetched_global(jit->cpu, lin << 12);
     if (*p == id)
         return;
     if (!*p) {
         if (tables->nfilled == JIT_TABLES * JIT_PAGES)
-            jit_unmap(jit->cpu);
+            jit_unmap(jit->cpu, true);
         tables->filled[tables->nfilled++] = (uint16_t)(table * JIT_PAGES + slot);
     }
     *p = id;
 }
 
-void jit_unmap(struct cpu *cpu)
+/* Drops the entries in the 2^shift pages around linear page `lin`, or those that are not global. */
+static void unmap(struct jit *jit, bool region, uint64_t lin, unsigned shift)
+{
+    struct jit_tables *tables = tables_of(jit);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < tables->nfilled; i++) {
+        uint32_t at = tables->filled[i], table = at / JIT_PAGES, slot = at % JIT_PAGES, id = tables->page[table][slot];
+        bool keep = region ? (jit->pages[id].lin ^ lin) >> shift != 0 : tables->global[table][slot];
+        if (id && keep)
+            tables->filled[kept++] = (uint16_t)at;
+        else
+            tables->page[table][slot] = 0;
+    }
+    tables->nfilled = kept;
+}
+
+void jit_unmap(struct cpu *cpu, bool globals)
 {
     if (!cpu->jit)
         return;
     struct jit_tables *tables = tables_of(cpu->jit);
+    if (!globals) {
+        unmap(cpu->jit, false, 0, 0);
+        return;
+    }
     for (uint32_t i = 0; i < tables->nfilled; i++)
         tables->page[tables->filled[i] / JIT_PAGES][tables->filled[i] % JIT_PAGES] = 0;
     tables->nfilled = 0;
 }
 
-void jit_unmap_page(struct cpu *cpu, uint64_t lin)
+void jit_unmap_page(struct cpu *cpu, uint64_t lin, unsigned shift)
 {
     if (!cpu->jit)
         return;
     struct jit_tables *tables = tables_of(cpu->jit);
-    for (unsigned table = 0; table < JIT_TABLES; table++)
-        tables->page[table][jit_page_slot(lin >> 12)] = 0;
+    if (shift > 12)
+        unmap(cpu->jit, true, lin >> 12, shift - 12);
+    else
+        for (unsigned table = 0; table < JIT_TABLES; table++)
+            tables->page[table][jit_page_slot(lin >> 12)] = 0;
 }
 
 /* -- blocks -- */
@@ -351,7 +375,7 @@ static void set_table_mode(struct jit *jit, uint32_t mode)
         return;
     jit->table_mode[table] = mode;
     clear_jumps(jit);
-    jit_unmap(jit->cpu);
+    jit_unmap(jit->cpu, true);
 }
 
 /* The code at cpu->rip, made known to the tables; NULL if there is none. May raise. */

@@ -78,9 +78,9 @@ bool jit_at_once(struct cpu *);
 /* Code of these 64-byte chunks of a guest page was overwritten; all code is void. */
 void jit_invalidate(struct cpu *, uint64_t gpa, uint64_t chunks);
 void jit_flush(struct cpu *);
-/* A linear page, all non-global pages, or all, are translated anew. */
-void jit_unmap_page(struct cpu *, uint64_t lin);
-void jit_unmap(struct cpu *);
+/* The 2^shift bytes around lin are translated anew; all pages are, or all that are not global. */
+void jit_unmap_page(struct cpu *, uint64_t lin, unsigned shift);
+void jit_unmap(struct cpu *, bool globals);
 
 struct jit_stats {
     uint64_t blocks, insns, bytes, links, flushes, dropped;
