@@ -280,9 +280,10 @@ static void load_stand_ins(struct tr *t, const struct plan *p)
     }
 }
 
+/* The first operand last: it counts where two are one register (MULX, XADD). */
 static void store_stand_ins(struct tr *t, const struct plan *p)
 {
-    for (unsigned i = 0; i < p->nstand; i++)
+    for (unsigned i = p->nstand; i-- > 0;)
         if (WRITES(p->stand[i].o))
             e_store(&t->e, p->stand[i].host, CTX_REG(p->stand[i].guest));
 }

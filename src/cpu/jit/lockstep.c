@@ -247,6 +247,8 @@ static void describe(struct step *s, const struct tr *t, const struct insn *in, 
                        .live = flag_use_of(in).needs,
                        .open = open_flags(in),
                        .kills = flag_use_of(in).kills};
+    if (in->z.mnemonic == ZYDIS_MNEMONIC_DIV || in->z.mnemonic == ZYDIS_MNEMONIC_IDIV)
+        s->kills = RFL_ARITH; /* all undefined: they are lost even where the interpreter will raise #DE */
     for (unsigned i = 0; i < in->z.operand_count; i++) {
         const ZydisDecodedOperand *o = &in->op[i];
         if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.type == ZYDIS_MEMOP_TYPE_AGEN ||

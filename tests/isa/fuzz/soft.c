@@ -17,7 +17,7 @@
 #include "cpu/cpu.h"
 #include "cpu/flags.h"
 #include "cpu/interp/vec.h"
-#include "cpu/jit/jit.h"
+#include "cpu/jit/int.h"
 
 /* Physical pages. The two data pages are not neighbours, so that a crossing access has two places to go to. */
 enum {
@@ -137,6 +137,13 @@ struct soft *soft_new(void)
 }
 
 int soft_translate(struct soft *s) { return jit_new(s->cpu); }
+
+int soft_lockstep(struct soft *s)
+{
+    s->vm.accel_options = "jit.lockstep=on";
+    return jit_new(s->cpu);
+}
+
 uint64_t soft_translated(const struct soft *s) { return s->translated; }
 
 void soft_free(struct soft *s)
@@ -216,6 +223,29 @@ static bool run_translated(struct soft *s, const struct fuzz_case *c)
     jit_run(cpu);
     s->translated += cpu->rip != c->rip;
     return cpu->rip != c->rip;
+}
+
+/* From the state of a case, code that is not its own, up to where generated code leaves. False: it differed. */
+bool soft_run_block(struct soft *s, const struct fuzz_case *c, const uint8_t *code, unsigned len, uint64_t *compared)
+{
+    struct cpu *cpu = s->cpu;
+    uint8_t *page = mem_w(&s->vm.mem, FRAME_CODE, 4096);
+    set_mode(s, c);
+    memcpy(cpu->reg, c->in.reg, sizeof(c->in.reg));
+    cpu->rip = CODE_BASE + 512;
+    cpu_set_rflags(cpu, (uint32_t)c->in.rflags | RFL_FIXED | RFL_IF);
+    cpu_mode_changed(cpu);
+    if (!jit_serves(cpu))
+        return true;
+    memset(page, 0xcc, 4096);
+    memcpy(page + 512, code, len);
+    jit_invalidate(cpu, FRAME_CODE, ~UINT64_C(0));
+    if (setjmp(cpu->fault))
+        cpu->exc.pending = false;
+    else if (jit_at_once(cpu))
+        jit_run(cpu);
+    *compared = lockstep_compared(cpu->jit->lockstep);
+    return !lockstep_failed(cpu->jit->lockstep);
 }
 
 void soft_run(struct soft *s, const struct fuzz_case *c, struct fuzz_outcome *out)
