@@ -60,6 +60,8 @@ static void legacy(struct emit *e, const struct insn *in, const struct rewrite *
     if (rex || byte_register_needs_rex(in, r))
         e8(e, 0x40 | rex);
     unsigned opcode = z->opcode;
+    if (opcode == 0x82 && z->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) /* another name of 80h, in 32-bit code only */
+        opcode = 0x80;
     if (z->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
         e8(e, 0x0f);
     if (z->opcode_map == ZYDIS_OPCODE_MAP_0F38)

@@ -125,7 +125,9 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
         bool branch = tr_is_branch(t->in);
         if (t->code32)
             t->next = (uint32_t)t->next;
-        bool done = segments_fit(t) && (branch ? tr_branch(t) : tr_integer(t) || tr_vector(t) || tr_string(t));
+        /* 16-bit addresses (67h in 32-bit code) are not ours. */
+        bool done = t->in->z.address_width > 16 && segments_fit(t) &&
+                    (branch ? tr_branch(t) : tr_integer(t) || tr_vector(t) || tr_string(t));
         if (!done && !tr_system(t)) {
             t->e.p = start;
             t->done = i;
