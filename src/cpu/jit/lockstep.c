@@ -20,7 +20,7 @@
  * is seen, one that went far is not.
  */
 #include <stdio.h>
-#include <stdlib.h>
+#include <sys/mman.h>
 
 #include "core/vm.h"
 #include "cpu/block.h"
@@ -29,12 +29,15 @@
 #include "cpu/form.h"
 #include "cpu/jit/int.h"
 #include "cpu/mmu_int.h"
+#include "util/bytes.h"
 #include "util/log.h"
 
 #define MAX_OPERANDS 3
 #define MAX_PIECES 512        /* of memory that a block writes */
 #define MAX_BYTES (64 * 1024) /* in all */
 #define MAX_PAGES 64
+#define MAX_KNOWN (256 * 1024)
+#define ARENA_SIZE MiB(512) /* of what is known of blocks; emptied when it is full */
 
 /* -- what is known of an instruction -- */
 
@@ -86,8 +89,10 @@ struct written {
 enum stop { STOP_END, STOP_MUST, STOP_MAY };
 
 struct lockstep {
-    struct known_block *known; /* by the number of the jit_block */
-    uint32_t nknown;
+    struct known_block known[MAX_KNOWN]; /* by the number of the jit_block */
+    uint32_t nknown;                     /* those beyond are empty */
+    uint8_t arena[ARENA_SIZE] __attribute__((aligned(64)));
+    size_t arena_used;
     struct front front[JIT_MAX_INSNS + 1];
     struct back back[JIT_MAX_INSNS + 1];
     uint8_t back_of[JIT_MAX_INSNS + 1]; /* which of `back` belongs to a step */
@@ -104,28 +109,27 @@ struct lockstep {
     bool differs;
 };
 
-struct lockstep *lockstep_new(void) { return calloc(1, sizeof(struct lockstep)); }
-
-static void forget(struct known_block *k)
+/* All at once, and touched as it is used: malloc() would make system calls that the sandbox forbids. */
+struct lockstep *lockstep_new(void)
 {
-    free(k->ops);
-    free(k->steps);
-    *k = (struct known_block){0};
+    void *p = mmap(NULL, sizeof(struct lockstep), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
 }
 
 void lockstep_flush(struct lockstep *l)
 {
-    for (uint32_t i = 0; l && i < l->nknown; i++)
-        forget(&l->known[i]);
+    if (!l)
+        return;
+    memset(l->known, 0, l->nknown * sizeof *l->known);
+    l->nknown = 0;
+    l->arena_used = 0;
 }
 
 void lockstep_free(struct lockstep *l)
 {
-    if (!l)
-        return;
-    lockstep_flush(l);
-    free(l->known);
-    free(l);
+    if (l)
+        munmap(l, sizeof *l);
 }
 
 bool lockstep_failed(const struct lockstep *l) { return l->differs; }
@@ -274,24 +278,22 @@ static struct known_block *known(struct cpu *cpu, const struct jit_block *b)
 {
     struct lockstep *l = cpu->jit->lockstep;
     uint32_t n = (uint32_t)(b - cpu->jit->blocks);
-    if (n >= l->nknown) {
-        uint32_t room = n + n / 2 + 1024;
-        struct known_block *more = realloc(l->known, room * sizeof *more);
-        if (!more)
-            return NULL;
-        memset(more + l->nknown, 0, (room - l->nknown) * sizeof *more);
-        l->known = more;
-        l->nknown = room;
-    }
+    const size_t ops = (JIT_MAX_INSNS + 2) * sizeof(struct op), steps = JIT_MAX_INSNS * sizeof(struct step);
+    if (n >= MAX_KNOWN)
+        return NULL;
     struct known_block *k = &l->known[n];
     if (k->ops && k->rip == b->rip)
         return k;
-    forget(k);
+    if (l->arena_used + ops + steps + 64 > ARENA_SIZE)
+        lockstep_flush(l);
+    if (n >= l->nknown)
+        l->nknown = n + 1;
     const uint8_t *bytes = mem_r(&cpu->vcpu->vm->mem, b->gpa, b->len);
-    k->rip = b->rip;
-    k->ops = calloc(JIT_MAX_INSNS + 2, sizeof *k->ops);
-    k->steps = calloc(JIT_MAX_INSNS, sizeof *k->steps);
-    for (unsigned at = 0; bytes && k->ops && k->steps && at < b->len && k->n < JIT_MAX_INSNS; k->n++) {
+    *k = (struct known_block){.rip = b->rip};
+    k->ops = (struct op *)(void *)(l->arena + l->arena_used);
+    memset(k->ops, 0, ops);
+    k->steps = (struct step *)(void *)(l->arena + l->arena_used + ops);
+    for (unsigned at = 0; bytes && at < b->len && k->n < JIT_MAX_INSNS; k->n++) {
         struct insn in;
         bool ends;
         struct op *op = &k->ops[k->n];
@@ -305,10 +307,8 @@ static struct known_block *known(struct cpu *cpu, const struct jit_block *b)
         describe(&k->steps[k->n], &cpu->jit->tr, &in, b->rip + at);
     }
     set_liveness(k);
-    if (k->n)
-        return k;
-    forget(k);
-    return NULL;
+    l->arena_used = align_up(l->arena_used + ops + k->n * sizeof *k->steps, 64);
+    return k->n ? k : NULL;
 }
 
 /* -- memory -- */
