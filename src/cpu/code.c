@@ -15,6 +15,7 @@
 #include "cpu/block.h"
 #include "cpu/mmu.h"
 #include "os/clock.h"
+#include "os/thread.h"
 #include "os/wait.h"
 #include "util/bytes.h"
 
@@ -45,6 +46,7 @@ struct code_map {
     struct code_slot slot[VM_MAX_VCPUS];
     _Atomic uint32_t nslots;   /* slots ever used */
     _Atomic uint32_t settling; /* claims whose evictions are under way */
+    _Atomic uint32_t crossing; /* 1: code_lock_crossing() */
     _Atomic uint32_t telling;  /* stores that have cleared bits and not yet told everybody */
     pthread_mutex_t join_lock;
 };
@@ -302,3 +304,11 @@ void code_written(struct code_map *map, struct cpu *cpu, uint64_t gpa, uint64_t 
         len -= n;
     }
 }
+
+void code_lock_crossing(struct code_map *map)
+{
+    while (atomic_exchange(&map->crossing, 1))
+        os_yield();
+}
+
+void code_unlock_crossing(struct code_map *map) { atomic_store(&map->crossing, 0); }

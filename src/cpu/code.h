@@ -48,6 +48,10 @@ bool code_page_free(struct cpu *, uint64_t gpa);
 /* [gpa, gpa+len) was written, by a CPU (its own stores: cpu, else NULL) or a device. Any thread. */
 void code_written(struct code_map *, struct cpu *cpu, uint64_t gpa, uint64_t len);
 
+/* One CPU at a time changes bytes of two pages by one instruction. Not held while waiting for anything. */
+void code_lock_crossing(struct code_map *);
+void code_unlock_crossing(struct code_map *);
+
 /* Serves this CPU's mailbox: evictions and invalidations posted by others. */
 void code_serve(struct cpu *);
 

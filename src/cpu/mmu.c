@@ -141,6 +141,8 @@ struct any32 {
 struct any64 {
     uint64_t v;
 } __attribute__((packed, may_alias));
+/* 16 aligned bytes as well, on processors with AVX. */
+typedef uint64_t any128 __attribute__((vector_size(16), aligned(1), may_alias));
 static void copy_bytes(void *to, const void *from, unsigned len)
 {
     switch (len) {
@@ -148,6 +150,7 @@ static void copy_bytes(void *to, const void *from, unsigned len)
     case 2: ((volatile struct any16 *)to)->v = ((const volatile struct any16 *)from)->v; break;
     case 4: ((volatile struct any32 *)to)->v = ((const volatile struct any32 *)from)->v; break;
     case 8: ((volatile struct any64 *)to)->v = ((const volatile struct any64 *)from)->v; break;
+    case 16: *(volatile any128 *)to = *(const volatile any128 *)from; break;
     default: memcpy(to, from, len);
     }
 }
@@ -229,6 +232,11 @@ void *mmu_rmw_slow(struct cpu *cpu, uint64_t lin, unsigned size)
     }
     m->rmw_kind = RMW_COPY;
     cpu->rmw_pending = true;
+    if (n == 2 && p[0].host && p[1].host &&
+        cpu->code) { /* such accesses exclude each other; with others only their halves are atomic */
+        code_lock_crossing(cpu->code);
+        m->rmw_kind = RMW_CROSSING;
+    }
     p[1].len = n == 2 ? p[1].len : 0;
     piece_read(cpu, &p[0], (uint8_t *)cpu->bounce);
     if (n == 2)
@@ -248,6 +256,15 @@ void mmu_rmw_commit(struct cpu *cpu)
     piece_write(cpu, &p[0], (const uint8_t *)cpu->bounce);
     if (p[1].len)
         piece_write(cpu, &p[1], (const uint8_t *)cpu->bounce + p[0].len);
+    if (m->rmw_kind == RMW_CROSSING)
+        code_unlock_crossing(cpu->code);
+}
+
+void mmu_rmw_abandon(struct cpu *cpu)
+{
+    if (UNLIKELY(cpu->rmw_pending) && mmu_of(cpu)->rmw_kind == RMW_CROSSING)
+        code_unlock_crossing(cpu->code);
+    cpu->rmw_pending = false;
 }
 
 /* The TLB of an access, and its entry for [lin, lin+len). */

@@ -34,6 +34,7 @@ uint64_t mmu_load_slow(struct cpu *, uint64_t lin, unsigned size);
 void mmu_store_slow(struct cpu *, uint64_t lin, unsigned size, uint64_t val);
 void *mmu_rmw_slow(struct cpu *, uint64_t lin, unsigned size);
 void mmu_rmw_commit(struct cpu *);
+void mmu_rmw_abandon(struct cpu *); /* what was begun has raised an exception */
 
 static inline struct tlb_entry *tlb_slot(struct tlb_entry *table, uint64_t lin)
 {

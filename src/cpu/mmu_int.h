@@ -65,7 +65,12 @@ struct mmu {
     } piece[2];
 };
 
-enum rmw_kind { RMW_NONE, RMW_CODE /* worked in place, code to be told */, RMW_COPY /* bounce holds the bytes */ };
+enum rmw_kind {
+    RMW_NONE,
+    RMW_CODE,     /* worked in place, code to be told */
+    RMW_COPY,     /* bounce holds the bytes */
+    RMW_CROSSING, /* the same, of two pages, under code_lock_crossing() */
+};
 
 static inline struct mmu *mmu_of(const struct cpu *cpu) { return CONTAINER_OF(cpu->tlb_sets, struct mmu, sets[0]); }
 

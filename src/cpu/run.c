@@ -14,6 +14,7 @@
 #include "cpu/exc.h"
 #include "cpu/interp/vec.h"
 #include "cpu/jit/jit.h"
+#include "cpu/mmu.h"
 #include "cpu/room.h"
 #include "os/alarm.h"
 #include "os/clock.h"
@@ -249,7 +250,7 @@ static bool turn(struct cpu *cpu, enum vcpu_exit *out)
 static bool after_fault(struct cpu *cpu)
 {
     cpu->mode &= ~(uint32_t)(MODE_STEP | MODE_LIMIT);
-    cpu->rmw_pending = false;
+    mmu_rmw_abandon(cpu);
     cpu->shadow = 0;
     cpu->shadow_db = false;
     return exc_merge(cpu);
