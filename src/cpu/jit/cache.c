@@ -164,7 +164,7 @@ void jit_flush(struct cpu *cpu)
 
 /* -- pages -- */
 
-static uint32_t page_id(struct jit *jit, uint64_t lin, uint64_t gpa, uint32_t mode)
+uint32_t jit_page_id(struct jit *jit, uint64_t lin, uint64_t gpa, uint32_t mode)
 {
     uint32_t *head = &jit->page_hash[hash(lin * 31 + gpa + mode)];
     for (uint32_t i = *head; i; i = jit->pages[i].next)
@@ -258,14 +258,23 @@ uint32_t jit_exit_add(struct jit *jit, struct jit_block *b, uint64_t rip)
     return n;
 }
 
-void jit_block_insert(struct jit *jit, struct jit_block *b)
+static void insert_by_page(struct jit *jit, uint32_t n)
 {
-    uint32_t n = jit->nblocks++, *key = &jit->by_key[hash(key_of(b->id, b->rip))],
-             *page = &jit->by_page[hash(b->gpa >> 12)];
+    uint32_t *head = &jit->by_page[hash(jit->blocks[n].gpa >> 12)];
+    jit->blocks[n].by_page = *head;
+    *head = n;
+}
+
+void jit_block_insert(struct jit *jit, struct jit_block *b, uint64_t gpa2, uint64_t chunks2)
+{
+    uint32_t n = jit->nblocks++, *key = &jit->by_key[hash(key_of(b->id, b->rip))];
     b->by_key = *key;
     *key = n;
-    b->by_page = *page;
-    *page = n;
+    insert_by_page(jit, n);
+    if (chunks2) {
+        jit->blocks[jit->nblocks] = (struct jit_block){.gpa = gpa2, .chunks = chunks2, .part_of = n};
+        insert_by_page(jit, jit->nblocks++);
+    }
 }
 
 static struct jit_block *find(const struct jit *jit, uint32_t id, uint64_t rip)
@@ -287,13 +296,19 @@ static void join(struct jit *jit, uint32_t n, struct jit_block *to)
     x->to = (uint32_t)(to - jit->blocks);
     x->next = to->in;
     to->in = n;
-    patch_jump(jit, x->site, x->entry == ENTRY_BODY ? to->body : x->entry == ENTRY_CHECKED ? to->checked : to->guarded);
+    patch_jump(jit, x->site,
+               to->id2                     ? to->guarded
+               : x->entry == ENTRY_BODY    ? to->body
+               : x->entry == ENTRY_CHECKED ? to->checked
+                                           : to->guarded);
     jit->stats.links++;
 }
 
 static void retire(struct jit *jit, struct jit_block *b)
 {
     const uint32_t entry[] = {b->guarded, b->checked, b->body};
+    if (b->dead)
+        return;
     for (uint32_t n = b->in; n; n = jit->exits[n].next) {
         patch_jump(jit, jit->exits[n].site, jit->exits[n].stub);
         jit->exits[n].to = 0;
@@ -336,7 +351,7 @@ void jit_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
     while (*p) {
         struct jit_block *b = &jit->blocks[*p];
         if (b->gpa >> 12 == gpa >> 12 && (b->chunks & chunks)) {
-            retire(jit, b);
+            retire(jit, b->part_of ? &jit->blocks[b->part_of] : b);
             *p = b->by_page;
         } else {
             p = &b->by_page;
@@ -348,7 +363,8 @@ void jit_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
 
 static bool full(const struct jit *jit)
 {
-    return jit->used + JIT_ROOM > jit->mem.size || jit->nblocks == MAX_BLOCKS || jit->nexits + 8 > MAX_EXITS;
+    return jit->used + JIT_ROOM > jit->mem.size || jit->nblocks + 2 > MAX_BLOCKS ||
+           jit->nexits + JIT_MAX_INSNS > MAX_EXITS;
 }
 
 static bool wide(const struct x86_segment *s)
@@ -378,18 +394,32 @@ static void set_table_mode(struct jit *jit, uint32_t mode)
     jit_unmap(jit->cpu, true);
 }
 
+/* The page that the end of a block's one instruction lies on. False: it is another one by now. May raise. */
+static bool map_second(struct cpu *cpu, const struct jit_block *b)
+{
+    uint64_t lin = (cpu->rip >> 12) + 1, gpa = mmu_fetch(cpu, lin << 12);
+    if (cpu->jit->pages[b->id2].gpa != gpa >> 12)
+        return false;
+    map_page(cpu->jit, b->table, lin, b->id2);
+    return true;
+}
+
 /* The code at cpu->rip, made known to the tables; NULL if there is none. May raise. */
 static struct jit_block *look_up(struct cpu *cpu, uint32_t mode)
 {
     struct jit *jit = cpu->jit;
     cpu->op = NULL;
     uint64_t gpa = mmu_fetch(cpu, cpu->rip);
-    uint32_t table = jit_mode_table(mode), id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode);
+    uint32_t table = jit_mode_table(mode), id = jit_page_id(jit, cpu->rip >> 12, gpa >> 12, mode);
     if (!id)
         return NULL;
     set_table_mode(jit, mode);
-    map_page(jit, table, cpu->rip >> 12, id);
     struct jit_block *b = find(jit, id, cpu->rip);
+    if (b && b->id2 && !map_second(cpu, b)) {
+        retire(jit, b);
+        b = NULL;
+    }
+    map_page(jit, table, cpu->rip >> 12, id);
     if (b && (jit->opt.chain || jit->opt.lockstep))
         tables_of(jit)->jump[table][cpu->rip & (JIT_JUMPS - 1)] = (struct jit_jump){.not_rip = ~cpu->rip,
                                                                                     .code = jit->mem.rx + b->guarded};
@@ -478,10 +508,10 @@ static uint32_t make_room(struct cpu *cpu, uint64_t gpa)
     struct jit *jit = cpu->jit;
     if (full(jit))
         jit_flush(cpu);
-    uint32_t id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode_of(cpu));
+    uint32_t id = jit_page_id(jit, cpu->rip >> 12, gpa >> 12, mode_of(cpu));
     if (!id) {
         jit_flush(cpu);
-        id = page_id(jit, cpu->rip >> 12, gpa >> 12, mode_of(cpu));
+        id = jit_page_id(jit, cpu->rip >> 12, gpa >> 12, mode_of(cpu));
     }
     return id;
 }
@@ -499,8 +529,7 @@ void jit_count(struct cpu *cpu, struct block *b)
     struct jit *jit = cpu->jit;
     if (jit->accounts)
         jit_account_interpreted(cpu, b, jit->left);
-    if (b->untranslatable || !b->cached || b->crosses ||
-        (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
+    if (b->untranslatable || !b->cached || (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
         return;
     uint32_t id = make_room(cpu, b->gpa);
     if (!find(jit, id, cpu->rip))

@@ -40,6 +40,8 @@ static inline int32_t tlb_offset(unsigned class, bool write)
 struct jit_block {
     uint64_t rip, gpa;
     uint32_t id;                           /* of its page: see struct jit_page */
+    uint32_t id2;                          /* of the next page, if its one instruction lies on two; else 0 */
+    uint32_t part_of;                      /* not a block, but the second page of this one */
     uint32_t class, table;                 /* enum tlb_mode; of struct jit_tables */
     uint64_t chunks;                       /* 64-byte chunks of its page that it was made from */
     uint32_t guarded, checked, body, away; /* offsets in the cache: entries, and where a void block sends who comes */
@@ -131,7 +133,8 @@ struct tr {
     struct jit_cold_live cold[2 * JIT_MAX_INSNS];
     unsigned ncold;
     uint8_t live;                           /* bit 1 << enum jit_live: known to be */
-    uint8_t *away[2];                       /* jumps of the entries */
+    uint8_t *away[3]; /* jumps of the entries */
+    unsigned naway;
     bool code32;                            /* 32-bit code: offsets and stack slots of 4 bytes, flat segments */
     unsigned word;                          /* bytes of a stack slot */
     uint32_t mode;                          /* of its page */
@@ -140,9 +143,9 @@ struct tr {
     uint32_t slots_done;                    /* words.delta that the code so far has set */
     struct addr operand;                    /* where the last check has found the memory operand */
     unsigned done;                          /* the instruction that could not be emitted */
-    uint32_t class; /* enum tlb_mode of the code from here on: STAC and CLAC change it */
-    bool last;      /* the current instruction is the last one of the block */
-    unsigned nops;  /* for the interpreter's handlers: call.c */
+    uint32_t class;                         /* enum tlb_mode of the code from here on: STAC and CLAC change it */
+    bool last;                              /* the current instruction is the last one of the block */
+    unsigned nops;                          /* for the interpreter's handlers: call.c */
     uint8_t *op_site[JIT_MAX_INSNS];
     struct op op[JIT_MAX_INSNS];
 };
@@ -178,7 +181,7 @@ struct jit {
     bool careful_now;
     struct jit_stats stats;
     struct insn insn[JIT_MAX_INSNS];
-    uint8_t bytes[4096];
+    uint8_t bytes[4096 + 16];
     struct tr tr;
 };
 
@@ -202,7 +205,10 @@ uint32_t jit_mode_of(const struct cpu *); /* of the code that runs now: see jit_
 uint32_t jit_offset(const struct jit *, const uint8_t *rw);
 struct jit_block *jit_block_add(struct jit *, uint64_t rip, uint64_t gpa, uint32_t id);
 uint32_t jit_exit_add(struct jit *, struct jit_block *, uint64_t rip);
-void jit_block_insert(struct jit *, struct jit_block *);
+/* gpa2, chunks2: what it has of a second page. */
+void jit_block_insert(struct jit *, struct jit_block *, uint64_t gpa2, uint64_t chunks2);
+/* The id of a page of code, a new one if need be; 0: no more room. Page numbers. */
+uint32_t jit_page_id(struct jit *, uint64_t lin, uint64_t gpa, uint32_t mode);
 
 /* Runs the code there, and what it leads to; w->reason says why it came back. */
 void jit_enter_code(struct cpu *, uint32_t code);

@@ -8,29 +8,60 @@
  */
 #include "cpu/jit/int.h"
 
+#include <errno.h>
+
 #include "core/mem.h"
 #include "core/vm.h"
 #include "cpu/code.h"
 #include "util/bytes.h"
+
+static unsigned bits_of(const struct cpu *cpu) { return (cpu->mode & MODE_SIZE) == MODE_64 ? 64 : 32; }
+
+/* The second page of a block whose only instruction lies on two. */
+struct other_page {
+    uint64_t lin, gpa; /* 0, 0: there is none */
+};
+
+/* Adds the beginning of the next page to the bytes at `off`. Raises what a fetch there raises. */
+static bool reach_over(struct jit *jit, uint64_t rip, unsigned off, struct other_page *other)
+{
+    struct cpu *cpu = jit->cpu;
+    uint64_t lin = align_down(rip, MEM_PAGE) + MEM_PAGE;
+    unsigned more = off + 15 - 4096;
+    if (bits_of(cpu) == 32 && lin > UINT32_MAX)
+        return false;
+    cpu->op = NULL;
+    uint64_t gpa = mmu_fetch(cpu, lin);
+    const uint8_t *host = mem_r(&cpu->vcpu->vm->mem, gpa, more);
+    if (!host || !code_claim(cpu, gpa, more))
+        return false;
+    memcpy(jit->bytes + 4096, host, more);
+    *other = (struct other_page){lin, gpa};
+    return true;
+}
 
 /*
  * Decodes up to a block's end, or the end of the page; the number of
  * instructions. Bytes are claimed before they are read (cpu/code.h), for they
  * may lie beyond the interpreter's block; claiming may take in mail of others.
  */
-static unsigned decode(struct jit *jit, uint64_t gpa)
+static unsigned decode(struct jit *jit, uint64_t rip, uint64_t gpa, struct other_page *other)
 {
     struct cpu *cpu = jit->cpu;
     const uint64_t page = align_down(gpa, MEM_PAGE);
     const uint8_t *host = mem_r(&cpu->vcpu->vm->mem, page, MEM_PAGE);
     unsigned off = (unsigned)(gpa - page), n = 0;
+    int err = 0;
     while (host && n < JIT_MAX_INSNS && off < 4096) {
         struct insn *in = &jit->insn[n];
         unsigned left = 4096 - off < 15 ? 4096 - off : 15;
         if (!code_claim(cpu, page + off, left))
             break;
         memcpy(jit->bytes + off, host + off, left);
-        if (insn_decode((cpu->mode & MODE_SIZE) == MODE_64 ? 64 : 32, 0, jit->bytes + off, left, in))
+        err = insn_decode(bits_of(cpu), 0, jit->bytes + off, left, in);
+        if (err == -EAGAIN && n == 0 && reach_over(jit, rip, off, other))
+            err = insn_decode(bits_of(cpu), 0, jit->bytes + off, 15, in);
+        if (err)
             break;
         in->mode = cpu->mode;
         n++;
@@ -41,34 +72,43 @@ static unsigned decode(struct jit *jit, uint64_t gpa)
     return n;
 }
 
+/* Away, unless linear page `lin` is the one with that id. */
+static uint8_t *guard(struct tr *t, uint64_t lin, uint32_t id)
+{
+    struct emit *e = &t->e;
+    uint32_t slot = jit_page_slot(lin);
+    e_load32(e, H_CX, at(H_CTX, ROOM_OFFSET(jit.page) + (int32_t)(4 * (t->b->table * JIT_PAGES + slot))));
+    e8(e, 0x8d); /* lea ecx, [rcx - id] */
+    e8(e, 0x89);
+    e32(e, -id);
+    uint8_t *same = e_jrcxz(e);
+    uint8_t *away = e_jmp32(e);
+    e_join8(same, e->p);
+    return away;
+}
+
 static void entries(struct tr *t)
 {
     struct emit *e = &t->e;
     struct jit_block *b = t->b;
-    uint32_t slot = jit_page_slot(b->rip >> 12);
     b->guarded = jit_offset(t->jit, e->p);
-    e_load32(e, H_CX, at(H_CTX, ROOM_OFFSET(jit.page) + (int32_t)(4 * (b->table * JIT_PAGES + slot))));
-    e8(e, 0x8d); /* lea ecx, [rcx - id] */
-    e8(e, 0x89);
-    e32(e, -b->id);
-    uint8_t *same = e_jrcxz(e);
-    uint8_t *away1 = e_jmp32(e);
-    e_join8(same, e->p);
+    t->naway = 0;
+    t->away[t->naway++] = guard(t, b->rip >> 12, b->id);
+    if (b->id2)
+        t->away[t->naway++] = guard(t, (b->rip >> 12) + 1, b->id2);
     b->checked = jit_offset(t->jit, e->p);
     e_load32(e, H_CX, CTX(exit_request));
     uint8_t *unwanted = e_jrcxz(e);
-    uint8_t *away2 = e_jmp32(e);
+    t->away[t->naway++] = e_jmp32(e);
     e_join8(unwanted, e->p);
     b->body = jit_offset(t->jit, e->p);
-    t->away[0] = away1;
-    t->away[1] = away2;
 }
 
 static void away(struct tr *t)
 {
     t->b->away = jit_offset(t->jit, t->e.p);
-    e_join32(t->away[0], t->e.p);
-    e_join32(t->away[1], t->e.p);
+    for (unsigned i = 0; i < t->naway; i++)
+        e_join32(t->away[i], t->e.p);
     e_mov_imm(&t->e, H_15, t->b->rip);
     e_jmp_to(&t->e, t->jit->mem.rw + t->jit->leave);
 }
@@ -158,7 +198,8 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
     struct cpu *cpu = jit->cpu;
     const unsigned off = (unsigned)(gpa & 0xfff);
     uint32_t epoch = cpu->code_epoch;
-    unsigned n = decode(jit, gpa);
+    struct other_page other = {0, 0};
+    unsigned n = decode(jit, rip, gpa, &other);
     bool whole = true;
     jit->again = epoch != cpu->code_epoch; /* somebody wrote code meanwhile */
     if (!n || jit->again)
@@ -166,6 +207,11 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
     struct jit_block *b = jit_block_add(jit, rip, gpa, id);
     struct tr *t = &jit->tr;
     uint32_t exits = jit->nexits;
+    if (other.lin) {
+        b->id2 = jit_page_id(jit, other.lin >> 12, other.gpa >> 12, jit->pages[id].mode);
+        if (!b->id2)
+            return NULL;
+    }
     t->jit = jit;
     t->cpu = cpu;
     t->b = b;
@@ -184,14 +230,15 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
             return NULL;
     }
     b->len = (uint32_t)(t->next - rip);
-    b->chunks = chunk_mask(off, b->len);
+    unsigned here = b->id2 ? 4096 - off : b->len;
+    b->chunks = chunk_mask(off, here);
     b->exit = exits;
     b->nexits = jit->nexits - exits;
     jit->used = (jit_offset(jit, t->e.p) + 15) & ~15u;
     jit->stats.blocks++;
     jit->stats.insns += n;
     jit->stats.bytes += jit->used - b->guarded;
-    jit_block_insert(jit, b);
+    jit_block_insert(jit, b, other.gpa, b->id2 ? chunk_mask(0, b->len - here) : 0);
     if (jit->perf)
         jit_perf_block(jit, b);
     return b;
