@@ -33,6 +33,8 @@ static bool is_jcc(ZydisMnemonic m)
     }
 }
 
+bool tr_is_conditional(const struct insn *in) { return is_jcc(in->z.mnemonic); }
+
 bool tr_is_branch(const struct insn *in) { return in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE; }
 
 void tr_goto(struct tr *t, uint64_t rip)
@@ -147,7 +149,8 @@ bool tr_branch(struct tr *t)
         return false;
     if (is_jcc(in->z.mnemonic)) {
         goto_if(t, in->z.opcode & 15, target);
-        tr_goto(t, t->next);
+        if (t->ends)
+            tr_goto(t, t->next);
         return true;
     }
     switch (in->z.mnemonic) {

@@ -27,6 +27,7 @@ struct group {
     struct key key;
     int64_t lo, hi;
     unsigned members;
+    unsigned segment; /* conditional jumps before its first access */
     bool write;
     int slot; /* in words.delta, or -1 */
 };
@@ -35,6 +36,7 @@ struct walk {
     uint32_t version[16]; /* counts assignments of each guest register */
     int64_t added[16];    /* what was added since the last one */
     uint16_t epoch;
+    unsigned segment;
     bool code32;
     unsigned word;
     struct group group[MAX_GROUPS];
@@ -62,7 +64,8 @@ static void add(struct walk *w, unsigned i, unsigned which, const struct key *ke
     w->where[i][which] = at;
     for (unsigned n = w->ngroups; n-- > 0;) {
         struct group *g = &w->group[n];
-        if (!same(&g->key, key))
+        /* Whether something behind a jump will be written is not known: D must not be set before it is. */
+        if (!same(&g->key, key) || (write && !g->write && g->segment != w->segment))
             continue;
         int64_t lo = at < g->lo ? at : g->lo, hi = at + size > g->hi ? at + size : g->hi;
         if (hi - lo > MAX_SPAN || (key->base == ZYDIS_REGISTER_RIP && (lo ^ (hi - 1)) >> 12))
@@ -76,7 +79,8 @@ static void add(struct walk *w, unsigned i, unsigned which, const struct key *ke
     }
     if (w->ngroups == MAX_GROUPS)
         return;
-    w->group[w->ngroups] = (struct group){.key = *key, .lo = at, .hi = at + size, .members = 1, .write = write};
+    w->group[w->ngroups] = (struct group){
+        .key = *key, .lo = at, .hi = at + size, .members = 1, .segment = w->segment, .write = write};
     w->of[i][which] = (int8_t)w->ngroups++;
 }
 
@@ -211,6 +215,7 @@ static void visit(struct walk *w, const struct tr *t, unsigned i, uint64_t rip)
         }
     }
     follow_registers(w, in);
+    w->segment += tr_is_branch(in);
     if (!plain && !tr_is_branch(in) && !tr_is_vector(in))
         w->epoch++;
 }
@@ -224,6 +229,7 @@ void plan_accesses(struct tr *t, unsigned n)
     memset(w.added, 0, sizeof w.added);
     memset(w.of, -1, sizeof w.of);
     w.ngroups = w.epoch = 0;
+    w.segment = 0;
     w.code32 = t->code32;
     w.word = t->word;
     for (unsigned i = 0; i < n; i++) {

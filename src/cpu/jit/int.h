@@ -129,10 +129,10 @@ struct tr {
     struct {
         uint8_t *site;
         uint32_t exit;
-    } way[4];
+    } way[JIT_MAX_INSNS + 1];
     struct jit_cold_live cold[2 * JIT_MAX_INSNS];
     unsigned ncold;
-    uint8_t live;                           /* bit 1 << enum jit_live: known to be */
+    uint8_t live;     /* bit 1 << enum jit_live: known to be */
     uint8_t *away[3]; /* jumps of the entries */
     unsigned naway;
     bool code32;                            /* 32-bit code: offsets and stack slots of 4 bytes, flat segments */
@@ -145,6 +145,7 @@ struct tr {
     unsigned done;                          /* the instruction that could not be emitted */
     uint32_t class;                         /* enum tlb_mode of the code from here on: STAC and CLAC change it */
     bool last;                              /* the current instruction is the last one of the block */
+    bool ends;                              /* and nothing is cut off behind it */
     unsigned nops;                          /* for the interpreter's handlers: call.c */
     uint8_t *op_site[JIT_MAX_INSNS];
     struct op op[JIT_MAX_INSNS];
@@ -293,6 +294,7 @@ void jit_vector_unpark(struct emit *, const struct jit *, int32_t shift);
 /* branch.c: the ends of blocks; false if it is not one of its. */
 bool tr_branch(struct tr *);
 bool tr_is_branch(const struct insn *);
+bool tr_is_conditional(const struct insn *); /* a jump that a block may go on behind */
 void tr_goto(struct tr *, uint64_t rip);
 /* Leaves for the interpreter at the current instruction: if the condition holds, or in any case. */
 void tr_interp_if(struct tr *, unsigned cc);
@@ -311,7 +313,7 @@ enum jit_cold {
     JIT_COLD_REASONS
 };
 struct jit_accounts *jit_accounts_new(void);
-void tr_count(struct tr *, unsigned n);
+void tr_count(struct tr *, unsigned n, bool block);
 void jit_account_cut(struct jit *, const struct insn *);
 void jit_account_cold(struct cpu *, uint64_t lin, unsigned size, unsigned align, bool write, enum tlb_mode);
 void jit_account_interpreted(struct cpu *, const struct block *, bool left);

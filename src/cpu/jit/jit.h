@@ -27,7 +27,7 @@ struct jit_options {
     bool elide;      /* TLB checks that an earlier one answers are left out */
     bool flags;      /* flags known to be dead are overwritten by checks */
     bool string;     /* repeated string instructions as host memory operations */
-    bool superblock; /* blocks go on behind branches */
+    bool superblock; /* blocks go on behind conditional jumps */
     bool vector;     /* vector and x87 instructions are the host's own */
     bool slow;       /* every memory access takes the cold path first */
     bool lockstep;   /* each block is compared with the interpreter: jit/lockstep.c; implies no chain, no superblock */

@@ -42,12 +42,14 @@ struct jit_accounts *jit_accounts_new(void) { return calloc(1, sizeof(struct jit
 /* -- counting -- */
 
 /* In generated code, flags kept: the block that begins here has n instructions. */
-void tr_count(struct tr *t, unsigned n)
+void tr_count(struct tr *t, unsigned n, bool block)
 {
     struct emit *e = &t->e;
-    e_load(e, H_CX, CTX(words.blocks_run));
-    e_lea(e, H_CX, at(H_CX, 1));
-    e_store(e, H_CX, CTX(words.blocks_run));
+    if (block) {
+        e_load(e, H_CX, CTX(words.blocks_run));
+        e_lea(e, H_CX, at(H_CX, 1));
+        e_store(e, H_CX, CTX(words.blocks_run));
+    }
     e_load(e, H_CX, CTX(words.insns_run));
     e_lea(e, H_CX, at(H_CX, (int32_t)n));
     e_store(e, H_CX, CTX(words.insns_run));

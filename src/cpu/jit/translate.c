@@ -40,6 +40,9 @@ static bool reach_over(struct jit *jit, uint64_t rip, unsigned off, struct other
     return true;
 }
 
+/* A block goes on behind a conditional jump if it has fewer instructions so far. */
+#define MAX_BEHIND 24
+
 /*
  * Decodes up to a block's end, or the end of the page; the number of
  * instructions. Bytes are claimed before they are read (cpu/code.h), for they
@@ -66,6 +69,8 @@ static unsigned decode(struct jit *jit, uint64_t rip, uint64_t gpa, struct other
         in->mode = cpu->mode;
         n++;
         off += in->z.length;
+        if (tr_is_conditional(in) && jit->opt.superblock && n < MAX_BEHIND)
+            continue;
         if (tr_is_branch(in) || tr_system_ends(in))
             break;
     }
@@ -119,6 +124,8 @@ static void liveness(const struct jit *jit, unsigned n, uint16_t *live)
     live[n] = RFL_ARITH;
     for (unsigned i = n; i-- > 0;) {
         struct flag_use use = flag_use_of(&jit->insn[i]);
+        if (tr_is_branch(&jit->insn[i])) /* who knows what is needed where it leads */
+            use.needs = RFL_ARITH;
         live[i] = (uint16_t)((live[i + 1] & ~use.kills) | use.needs);
     }
 }
@@ -140,6 +147,15 @@ static bool segments_fit(const struct tr *t)
     return true;
 }
 
+/* Instructions from i on up to the next branch, that one included. */
+static unsigned segment_length(const struct jit *jit, unsigned i, unsigned n)
+{
+    unsigned from = i;
+    while (i < n && !tr_is_branch(&jit->insn[i]))
+        i++;
+    return (i < n ? i + 1 : n) - from;
+}
+
 /* Emits the first n instructions. False at t->done, the first that cannot be. */
 static bool emit_block(struct tr *t, unsigned n, bool whole)
 {
@@ -152,7 +168,7 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     t->next = t->b->rip;
     entries(t);
     if (t->jit->accounts)
-        tr_count(t, n);
+        tr_count(t, segment_length(t->jit, 0, n), true);
     for (unsigned i = 0; i < n; i++) {
         t->in = &t->jit->insn[i];
         t->index = i;
@@ -162,6 +178,7 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
         t->live_out = live[i + 1];
         uint8_t *start = t->e.p;
         t->last = i == n - 1;
+        t->ends = t->last && whole;
         bool branch = tr_is_branch(t->in);
         if (t->code32)
             t->next = (uint32_t)t->next;
@@ -173,6 +190,8 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
             t->done = i;
             return false;
         }
+        if (t->jit->accounts && branch && !t->last)
+            tr_count(t, segment_length(t->jit, i + 1, n), false);
     }
     t->rip = t->next;
     if (!whole)
