@@ -60,7 +60,7 @@ enum accel_dirty { ACCEL_DIRTY_START, ACCEL_DIRTY_FETCH, ACCEL_DIRTY_STOP };
 struct accel_ops { /* optional members are NULL */
     const char *name;
     bool translates; /* takes vm->accel_options: the settings jit and jit.NAME */
-    bool needs_kvm; /* its descriptors take ioctls while the guest runs: see os/sandbox.h */
+    bool needs_kvm;  /* its descriptors take ioctls while the guest runs: see os/sandbox.h */
 
     /* 0 = proven to run a guest; else -errno and a reason for a person in why[n]. */
     int (*probe)(char *why, size_t n);

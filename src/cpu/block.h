@@ -21,14 +21,14 @@
 #define BLOCK_MAX_OPS 64
 
 struct block {
-    uint64_t gpa;             /* of the first byte */
-    uint32_t mode;            /* block_mode() */
-    uint32_t nops;            /* op_block_end included, link excluded */
-    uint64_t chunks[2];       /* 64-byte chunks it covers in its page, and in gpa_next's */
-    uint64_t gpa_next;        /* page of the rest of an instruction that crosses a page */
-    uint32_t bytes;           /* of code */
-    bool crosses;             /* its one instruction does: gpa_next and chunks[1] count */
-    uint16_t runs;            /* times that it was interpreted, up to what makes it worth translating */
+    uint64_t gpa;       /* of the first byte */
+    uint32_t mode;      /* block_mode() */
+    uint32_t nops;      /* op_block_end included, link excluded */
+    uint64_t chunks[2]; /* 64-byte chunks it covers in its page, and in gpa_next's */
+    uint64_t gpa_next;  /* page of the rest of an instruction that crosses a page */
+    uint32_t bytes;     /* of code */
+    bool crosses;       /* its one instruction does: gpa_next and chunks[1] count */
+    uint16_t runs;      /* times that it was interpreted, up to what makes it worth translating */
     bool untranslatable;
     bool cached;              /* false: code outside RAM, to be run once: block_cache.uncached */
     struct block *by_key;     /* hash chain */

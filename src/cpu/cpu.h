@@ -66,9 +66,10 @@ struct cpu {
     struct tlb_set *tlb; /* the current of tlb_sets: cpu_mode_changed() */
     const struct op *op; /* the instruction being executed */
     _Atomic uint32_t exit_request; /* anybody may set it: the dispatcher is entered at the next block boundary */
-    uint32_t irq_unsure; /* an interrupt may wait that EFLAGS.IF kept out: who sets that asks. Right behind exit_request */
-    uint32_t mode;       /* enum code_mode of the running code */
-    uint64_t rip;                  /* valid in the dispatcher only; within a block: cpu_rip() */
+    uint32_t
+        irq_unsure; /* an interrupt may wait that EFLAGS.IF kept out: who sets that asks. Right behind exit_request */
+    uint32_t mode;  /* enum code_mode of the running code */
+    uint64_t rip;   /* valid in the dispatcher only; within a block: cpu_rip() */
     uint8_t cpl;
     bool long_mode;   /* EFER.LMA */
     bool rmw_pending; /* cpu/mmu.h: mmu_rmw_done() has work */

@@ -22,7 +22,7 @@ struct jit_tables {
     struct jit_jump jump[JIT_TABLES][JIT_JUMPS];
     /* The id of the (linear page, physical page, mode) that is mapped now, by a hash of the linear page; 0: none. */
     uint32_t page[JIT_TABLES][JIT_PAGES];
-    uint8_t global[JIT_TABLES][JIT_PAGES]; /* it outlives changes of the address space */
+    uint8_t global[JIT_TABLES][JIT_PAGES];   /* it outlives changes of the address space */
     uint16_t filled[JIT_TABLES * JIT_PAGES]; /* places in `page` that are not 0, some of them twice */
     uint32_t nfilled;
 };
