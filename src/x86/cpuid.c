@@ -140,18 +140,49 @@ static uint32_t word_at(const char *s, size_t at)
     return v;
 }
 
-/* Level, type (1 data, 2 code, 3 both), KiB, ways, how many CPUs share it. */
+/* Level, type (1 data, 2 code, 3 both), KiB and ways where the host tells nothing, how many CPUs share it. */
 struct cache {
     unsigned level, type, kib, ways, sharing;
 };
 
+/*
+ * Line size, ways and sets of the host's cache of that level and type, as EBX
+ * and ECX of leaf 4 have them: libraries choose how to copy memory by them.
+ */
+static bool host_cache(const struct cache *c, uint32_t *ebx, uint32_t *ecx)
+{
+#ifdef HOST_X86
+    uint32_t r[4];
+    host_leaf(0x80000000, 0, r);
+    const uint32_t amd = 0x8000001d, leaf = r[0] >= amd ? amd : 4;
+    host_leaf(leaf == amd ? 0x80000001 : 0, 0, r);
+    if (leaf == amd ? !(r[2] >> 22 & 1) : r[0] < 4) /* TOPOEXT */
+        return false;
+    for (uint32_t i = 0; i < 8; i++) {
+        host_leaf(leaf, i, r);
+        if ((r[0] & 31) == 0)
+            return false;
+        if ((r[0] & 31) == c->type && (r[0] >> 5 & 7) == c->level && r[1] && r[2]) {
+            *ebx = r[1];
+            *ecx = r[2];
+            return true;
+        }
+    }
+#endif
+    (void)c;
+    (void)ebx;
+    (void)ecx;
+    return false;
+}
+
 static void cache_leaf(struct cpuid_table *t, uint32_t leaf, int sub, const struct cache *c, unsigned cores)
 {
-    unsigned sets = c->kib * 1024 / 64 / c->ways;
+    uint32_t ebx = 63 | (c->ways - 1) << 22, ecx = c->kib * 1024 / 64 / c->ways - 1;
+    host_cache(c, &ebx, &ecx);
     uint32_t eax = c->type | c->level << 5 | 1u << 8 | ((1u << bits_for(c->sharing)) - 1) << 14;
     if (leaf == 4)
         eax |= ((1u << bits_for(cores)) - 1) << 26;
-    add(t, leaf, sub, eax, 63 | (c->ways - 1) << 22, sets - 1, 0);
+    add(t, leaf, sub, eax, ebx, ecx, 0);
 }
 
 static void add_caches(struct cpuid_table *t, const struct identity *id)
