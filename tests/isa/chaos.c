@@ -293,7 +293,9 @@ static bool state_clean(const struct x86_state *x)
     bool good = true;
     for (unsigned i = 0; i < 16; i++)
         good &= clean("register", i, x->gpr[i]);
-    good &= clean("RIP", 0, x->rip) & clean("CR2", 0, x->cr2) & clean("GS base", 0, x->kernel_gs_base);
+    good &= clean("RIP", 0, x->rip);
+    good &= clean("CR2", 0, x->cr2);
+    good &= clean("GS base", 0, x->kernel_gs_base);
     for (unsigned i = 0; i < SEG_COUNT; i++)
         good &= clean("segment base", i, x->seg[i].base);
     for (unsigned i = 0; i + 8 <= sizeof x->xsave; i += 8) {

@@ -182,6 +182,10 @@ static uint16_t find_file(const char *name)
     return 0;
 }
 
+static uint16_t dma_key;
+static uint32_t f2(void) { return ((function *)(uintptr_t)(area + 2048))(); }
+static void other_reads(void) { dma_read(dma_key, area + 2048 + 6, 4); }
+
 static void by_dma(void)
 {
     uint16_t key = fwcfg_here() ? find_file("opt/code") : 0;
@@ -214,8 +218,29 @@ static void by_dma(void)
     dma_read(key, at + 6, 4); /* the operand only: any mixture is an addition */
     uint32_t operand = 0x4141412d;
     check("DMA under another CPU that runs it", WAIT(latest == 0x1000 + operand, 1000), true);
+    /* By turns: DMA, and stores of this CPU; then DMA that the other CPU asks for, under this one. */
+    good = true;
+    unsigned n = 0;
+    for (; n < 40 && good; n++) {
+        memcpy(at, bytes, sizeof(bytes));
+        good &= WAIT(latest == 0x1001, 2000);
+        dma_read(key, at + 6, 4);
+        good &= WAIT(latest == 0x1000 + operand, 2000);
+    }
+    check_strict("DMA and stores under another CPU that runs it, 40 times", good ? 40 : n, 40);
     stop = true;
     wait_for(1, 1000);
+    dma_key = key;
+    good = true;
+    for (n = 0; n < 40 && good; n++) {
+        memcpy(at, bytes, sizeof(bytes));
+        for (unsigned i = 0; i < 20; i++)
+            good &= f2() == 0x1001;
+        run_on(1, other_reads);
+        good &= WAIT(f2() == 0x1000 + operand, 2000);
+        wait_for(1, 1000);
+    }
+    check_strict("DMA asked for by the other CPU, 40 times", good ? 40 : n, 40);
 }
 
 void payload(void)
