@@ -263,6 +263,49 @@ static bool make_plan(const struct tr *t, struct plan *p)
     return true;
 }
 
+/* All of a register is written, whatever it was. BSF and BSR of zero leave it. */
+static bool overwritten(const struct insn *in, const ZydisDecodedOperand *o)
+{
+    return o->actions == ZYDIS_OPERAND_ACTION_WRITE && o->size >= 32 && in->z.mnemonic != ZYDIS_MNEMONIC_BSF &&
+           in->z.mnemonic != ZYDIS_MNEMONIC_BSR;
+}
+
+/* Instructions that are something else with a memory operand. */
+static bool differs_in_memory(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTC:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_CMPXCHG:
+    case ZYDIS_MNEMONIC_XADD:
+    case ZYDIS_MNEMONIC_XCHG: return true;
+    default: return false;
+    }
+}
+
+/*
+ * A register in the context can be the instruction's memory operand itself, if
+ * it is not written or is written as a whole: writing half of it would delay
+ * the next load of it, and of 32 bits the upper half must be cleared.
+ */
+static void use_context(const struct insn *in, struct plan *p, struct addr *a)
+{
+    if (p->mem || differs_in_memory(in->z.mnemonic) || !(in->z.attributes & ZYDIS_ATTRIB_HAS_MODRM))
+        return;
+    for (unsigned i = 0; i < p->nstand; i++) {
+        const struct stand_in *s = &p->stand[i];
+        if (s->o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || is_high_byte(s->o->reg.value) ||
+            (WRITES(s->o) && s->o->size != 64))
+            continue;
+        *a = CTX_REG(s->guest);
+        p->r.mem = a;
+        p->stand[i] = p->stand[--p->nstand];
+        return;
+    }
+}
+
 static void load_stand_ins(struct tr *t, const struct plan *p)
 {
     for (unsigned i = 0; i < p->nstand; i++) {
@@ -274,7 +317,7 @@ static void load_stand_ins(struct tr *t, const struct plan *p)
             e8(&t->e, 0x0f);
             e8(&t->e, 0xb6);
             e8(&t->e, 0xc0 | H_CX << 3 | (from + 4));
-        } else { /* even if it is only written: BSF of zero, and narrow results, leave some of it as it was */
+        } else if (!overwritten(t->in, s->o)) {
             e_load(&t->e, s->host, CTX_REG(s->guest));
         }
     }
@@ -322,6 +365,8 @@ static bool plain(struct tr *t)
         tr_operand(t, p.mem, WRITES(p.mem));
         p.r.mem = &t->operand;
     }
+    struct addr context;
+    use_context(t->in, &p, &context);
     load_stand_ins(t, &p);
     rewrite_insn(&t->e, t->in, &p.r);
     store_stand_ins(t, &p);
