@@ -131,34 +131,10 @@ static void mmio_write(struct cpu *cpu, uint64_t gpa, const uint8_t *buf, unsign
         code_running(cpu);
 }
 
-/* Copies of naturally aligned size are single accesses: other CPUs see all of a value or none. */
-struct any16 {
-    uint16_t v;
-} __attribute__((packed, may_alias));
-struct any32 {
-    uint32_t v;
-} __attribute__((packed, may_alias));
-struct any64 {
-    uint64_t v;
-} __attribute__((packed, may_alias));
-/* 16 aligned bytes as well, on processors with AVX. */
-typedef uint64_t any128 __attribute__((vector_size(16), aligned(1), may_alias));
-static void copy_bytes(void *to, const void *from, unsigned len)
-{
-    switch (len) {
-    case 1: *(volatile uint8_t *)to = *(const volatile uint8_t *)from; break;
-    case 2: ((volatile struct any16 *)to)->v = ((const volatile struct any16 *)from)->v; break;
-    case 4: ((volatile struct any32 *)to)->v = ((const volatile struct any32 *)from)->v; break;
-    case 8: ((volatile struct any64 *)to)->v = ((const volatile struct any64 *)from)->v; break;
-    case 16: *(volatile any128 *)to = *(const volatile any128 *)from; break;
-    default: memcpy(to, from, len);
-    }
-}
-
 static void piece_read(struct cpu *cpu, const struct piece *p, uint8_t *buf)
 {
     if (LIKELY(p->host))
-        copy_bytes(buf, p->host, p->len);
+        mmu_copy(buf, p->host, p->len);
     else
         mmio_read(cpu, p->gpa, buf, p->len);
 }
@@ -176,7 +152,7 @@ static void code_touched(struct cpu *cpu, uint64_t gpa, unsigned len)
 static void piece_write(struct cpu *cpu, const struct piece *p, const uint8_t *buf)
 {
     if (LIKELY(p->host && !p->rom)) {
-        copy_bytes(p->host, buf, p->len);
+        mmu_copy(p->host, buf, p->len);
         code_touched(cpu, p->gpa, p->len);
     } else if (!p->rom) {
         mmio_write(cpu, p->gpa, buf, p->len);
@@ -285,7 +261,7 @@ void mmu_read(struct cpu *cpu, uint64_t lin, void *buf, size_t len, unsigned acc
     access &= ~(unsigned)MMU_WRITE;
     const void *quick = hit(access_set(cpu, access)->r, lin, len);
     if (LIKELY(quick)) {
-        copy_bytes(to, quick, (unsigned)len);
+        mmu_copy(to, quick, (unsigned)len);
         return;
     }
     if (UNLIKELY(mmu_of(cpu)->nwatch) && !(access & MMU_SYSTEM))
@@ -321,7 +297,7 @@ void mmu_write(struct cpu *cpu, uint64_t lin, const void *buf, size_t len, unsig
     access |= MMU_WRITE;
     void *quick = hit(access_set(cpu, access)->w, lin, len);
     if (LIKELY(quick)) {
-        copy_bytes(quick, from, (unsigned)len);
+        mmu_copy(quick, from, (unsigned)len);
         return;
     }
     if (len > 4096)

@@ -41,6 +41,26 @@ static inline struct tlb_entry *tlb_slot(struct tlb_entry *table, uint64_t lin)
     return &table[lin >> 12 & (TLB_ENTRIES - 1)];
 }
 
+/*
+ * Copies whose size is a power of two are single accesses where they are naturally aligned: other CPUs see all of a
+ * value or none. (16 bytes: on processors with AVX.)
+ */
+typedef uint16_t mmu_any16 __attribute__((aligned(1), may_alias));
+typedef uint32_t mmu_any32 __attribute__((aligned(1), may_alias));
+typedef uint64_t mmu_any64 __attribute__((aligned(1), may_alias));
+typedef uint64_t mmu_any128 __attribute__((vector_size(16), aligned(1), may_alias));
+static inline void mmu_copy(void *to, const void *from, size_t len)
+{
+    switch (len) {
+    case 1: *(volatile uint8_t *)to = *(const volatile uint8_t *)from; break;
+    case 2: *(volatile mmu_any16 *)to = *(const volatile mmu_any16 *)from; break;
+    case 4: *(volatile mmu_any32 *)to = *(const volatile mmu_any32 *)from; break;
+    case 8: *(volatile mmu_any64 *)to = *(const volatile mmu_any64 *)from; break;
+    case 16: *(volatile mmu_any128 *)to = *(const volatile mmu_any128 *)from; break;
+    default: memcpy(to, from, len);
+    }
+}
+
 /* The host address of [lin, lin+size) if it is plain RAM of one page in the TLB, else NULL. */
 static inline void *mmu_hit_r(struct cpu *cpu, uint64_t lin, unsigned size)
 {

@@ -204,7 +204,7 @@ const struct op *op_vec(struct cpu *cpu, const struct op *op)
         if (v->flags & VEC_LOAD) {
             const void *p = mmu_hit_r(cpu, lin, v->mem_size);
             if (LIKELY(p))
-                memcpy(mem, p, v->mem_size);
+                mmu_copy(mem, p, v->mem_size);
             else
                 mmu_read(cpu, lin, mem, v->mem_size, 0);
         }
@@ -219,7 +219,7 @@ const struct op *op_vec(struct cpu *cpu, const struct op *op)
     if (v->flags & VEC_STORE) {
         void *p = mmu_hit_w(cpu, lin, v->mem_size);
         if (LIKELY(p))
-            memcpy(p, mem, v->mem_size);
+            mmu_copy(p, mem, v->mem_size);
         else
             mmu_write(cpu, lin, mem, v->mem_size, 0);
     }
