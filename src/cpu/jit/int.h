@@ -34,7 +34,9 @@ static inline int32_t tlb_offset(unsigned class, bool write)
 #define JIT_MAX_INSNS 64
 #define JIT_DELTAS 16        /* of words.delta */
 #define JIT_CAREFUL 4        /* failures of a shared check that undo it */
-#define JIT_ROOM (32 * 1024) /* of code that the largest block may need */
+#define JIT_ROOM (64 * 1024) /* of code that the largest block may need, cold parts and all */
+#define JIT_HOT                                                                                                        \
+    (16 * 1024) /* a block whose instructions need more than this is cut; cold parts are no larger than that */
 
 /* One block of generated code. */
 struct jit_block {

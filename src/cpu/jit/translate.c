@@ -166,6 +166,7 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     t->class = t->b->class;
     t->live = 0;
     t->next = t->b->rip;
+    const uint8_t *begin = t->e.p;
     entries(t);
     if (t->jit->accounts)
         tr_count(t, segment_length(t->jit, 0, n), true);
@@ -187,6 +188,10 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
                     (branch ? tr_branch(t) : tr_integer(t) || tr_vector(t) || tr_string(t));
         if (!done && !tr_system(t)) {
             t->e.p = start;
+            t->done = i;
+            return false;
+        }
+        if (t->e.p - begin > JIT_HOT && !t->last) {
             t->done = i;
             return false;
         }
