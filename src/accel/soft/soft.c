@@ -128,11 +128,11 @@ static void soft_stats(struct vm *vm)
         struct cpu *cpu = vm->vcpu[i]->accel;
         if (!cpu)
             continue;
+        const unsigned long long insns = cpu->icount + cpu->words.insns_run;
         log_info("cpu %u: %llu instructions, %llu translated ones among them, %llu blocks built, %llu dropped, %llu "
                  "cache flushes",
-                 i, (unsigned long long)(cpu->icount + cpu->words.insns_run), (unsigned long long)cpu->words.insns_run,
-                 (unsigned long long)cpu->blocks->built, (unsigned long long)cpu->blocks->dropped,
-                 (unsigned long long)cpu->blocks->flushes);
+                 i, insns, (unsigned long long)cpu->words.insns_run, (unsigned long long)cpu->blocks->built,
+                 (unsigned long long)cpu->blocks->dropped, (unsigned long long)cpu->blocks->flushes);
         jit_stats_print(cpu, i);
     }
 }

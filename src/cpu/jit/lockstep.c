@@ -483,14 +483,15 @@ static void disassemble(const char *what, unsigned bits, const uint8_t *bytes, s
     for (size_t at = 0; at < n;) {
         struct insn in;
         char text[128];
+        const unsigned long long where = address + at;
         if (insn_decode(bits, 0, bytes + at, n - at < 15 ? n - at : 15, &in)) {
-            log_error("  %016llx  .byte %02x", (unsigned long long)(address + at), bytes[at]);
+            log_error("  %016llx  .byte %02x", where, bytes[at]);
             at++;
             continue;
         }
         ZydisFormatterFormatInstruction(&formatter, &in.z, in.op, in.z.operand_count_visible, text, sizeof text,
                                         address + at, NULL);
-        log_error("  %016llx  %s", (unsigned long long)(address + at), text);
+        log_error("  %016llx  %s", where, text);
         at += in.z.length;
     }
 }

@@ -21,7 +21,7 @@
 int jit_perf_open(unsigned vcpu)
 {
     char path[64];
-    struct stat st;
+    struct stat st = {0};
     snprintf(path, sizeof path, "/tmp/perf-%ld.map", (long)getpid());
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     int err = fd < 0 ? -errno : fstat(fd, &st) ? -errno : 0;
