@@ -120,19 +120,48 @@ FULL(sb_xchg)
         c->r[0] = c->y;
     }
 }
-FULL(sb_cpuid)
+static void by_cpuid(void)
 {
     uint32_t r[4];
-    if (role) {
-        c->y = 1;
-        cpuid(0, 0, r);
-        c->r[1] = c->x;
-    } else {
-        c->x = 1;
-        cpuid(0, 0, r);
-        c->r[0] = c->y;
-    }
+    cpuid(0, 0, r);
 }
+static void by_cr3(void)
+{
+    uintptr_t v;
+    __asm__ volatile("mov %%cr3, %0; mov %0, %%cr3" : "=r"(v) : : "memory");
+}
+static void by_invlpg(void) { __asm__ volatile("invlpg %0" : : "m"(cell[0]) : "memory"); }
+static void by_iret(void)
+{
+#ifdef __x86_64__
+    __asm__ volatile(
+        "mov %%rsp, %%rax; push $0; push %%rax; pushf; push %0; lea 1f(%%rip), %%rax; push %%rax; iretq; 1:"
+        :
+        : "i"(CODE64)
+        : "rax", "memory", "cc");
+#else
+    __asm__ volatile("pushf; push %0; push $1f; iretl; 1:" : : "i"(CODE32) : "memory", "cc");
+#endif
+}
+
+/* Instructions that serialise: what was stored before is everywhere before anything behind them is read. */
+#define SB_WITH(name)                                                                                                  \
+    FULL(sb_##name)                                                                                                    \
+    {                                                                                                                  \
+        if (role) {                                                                                                    \
+            c->y = 1;                                                                                                  \
+            name();                                                                                                    \
+            c->r[1] = c->x;                                                                                            \
+        } else {                                                                                                       \
+            c->x = 1;                                                                                                  \
+            name();                                                                                                    \
+            c->r[0] = c->y;                                                                                            \
+        }                                                                                                              \
+    }
+SB_WITH(by_cpuid)
+SB_WITH(by_cr3)
+SB_WITH(by_invlpg)
+SB_WITH(by_iret)
 FULL(mp)
 {
     if (role) {
@@ -255,7 +284,10 @@ static const struct program {
     {"SB with MFENCE", sb_mfence, 2, both_0, false},
     {"SB with a locked addition", sb_locked, 2, both_0, false},
     {"SB with XCHG", sb_xchg, 2, both_0, false},
-    {"SB with CPUID", sb_cpuid, 2, both_0, false},
+    {"SB with CPUID", sb_by_cpuid, 2, both_0, false},
+    {"SB with MOV to CR3", sb_by_cr3, 2, both_0, false},
+    {"SB with INVLPG", sb_by_invlpg, 2, both_0, false},
+    {"SB with IRET", sb_by_iret, 2, both_0, false},
     {"MP", mp, 2, one_zero, false},
     {"MP, data by REP MOVSB", mp_string, 2, one_zero, false},
     {"LB", lb, 2, both_1, false},
@@ -286,8 +318,8 @@ static void run_program(const struct program *p, unsigned batches)
     }
     if (p->allowed)
         put_named(p->name, seen);
-    else
-        check(p->name, seen, 0);
+    else /* QEMU lets CPUID and its kin pass without draining what was stored */
+        check_strict(p->name, seen, 0);
 }
 
 /* -- locked instructions: every CPU adds its share -- */

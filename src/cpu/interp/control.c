@@ -98,6 +98,7 @@ static void cr3_write(struct cpu *cpu, uint64_t val)
 /* reg = CR, rm = source */
 HANDLER(mov_cr)
 {
+    serialise();
     require_cpl0(cpu);
     uint64_t val = reg_get(cpu, op->rm, cpu_code64(cpu) ? 8 : 4);
     switch (op->reg) {
@@ -153,6 +154,7 @@ static unsigned debug_register(struct cpu *cpu, unsigned n)
 
 HANDLER(mov_dr)
 {
+    serialise();
     unsigned n = debug_register(cpu, op->reg);
     uint64_t val = reg_get(cpu, op->rm, cpu_code64(cpu) ? 8 : 4);
     if (n >= 6 && val >> 32)

@@ -305,6 +305,7 @@ static const struct op *iret_task(struct cpu *cpu, const struct op *op)
 
 HANDLER(iret)
 {
+    serialise();
     unsigned size = OP_SIZE(op);
     if (cpu_real(cpu) || cpu_v86(cpu))
         return iret_real(cpu, size);

@@ -2,6 +2,8 @@
 #ifndef XHYVE_CPU_INTERP_PRIV_H
 #define XHYVE_CPU_INTERP_PRIV_H
 
+#include <stdatomic.h>
+
 #include "cpu/desc.h"
 #include "cpu/interp/operand.h"
 #include "util/bytes.h"
@@ -11,6 +13,13 @@
     {                                                                                                                  \
         fn, fn, fn, fn                                                                                                 \
     }
+
+/*
+ * Serialising instructions (SDM vol. 3 section 8.3): what was stored before is
+ * visible before anything behind is read. Guests rely on it: one enters itself
+ * among the users of an address space, writes CR3 and then reads page tables.
+ */
+static inline void serialise(void) { atomic_thread_fence(memory_order_seq_cst); }
 
 static inline void require_cpl0(struct cpu *cpu)
 {

@@ -63,6 +63,7 @@ HANDLER(stac) { return set_ac(cpu, op, true); }
 
 HANDLER(invlpg)
 {
+    serialise();
     require_cpl0(cpu);
     mmu_flush_page(cpu, op_linear_unchecked(cpu, op));
     return cpu_resync(cpu, op);
@@ -71,6 +72,7 @@ HANDLER(invlpg)
 /* reg = type, memory = {PCID, linear address} */
 HANDLER(invpcid)
 {
+    serialise();
     require_cpl0(cpu);
     uint64_t type = reg_get(cpu, op->reg, cpu_code64(cpu) ? 8 : 4), desc[2];
     mmu_read(cpu, op_linear(cpu, op, 16, MMU_READ), desc, sizeof desc, 0);
@@ -92,6 +94,7 @@ HANDLER(invpcid)
 
 HANDLER(wbinvd)
 {
+    serialise();
     require_cpl0(cpu);
     return op + 1;
 }
@@ -109,6 +112,7 @@ HANDLER(rdmsr)
 
 HANDLER(wrmsr)
 {
+    serialise();
     require_cpl0(cpu);
     if (!msr_write(cpu, (uint32_t)cpu->reg[RCX], cpu->reg[RDX] << 32 | (uint32_t)cpu->reg[RAX]))
         cpu_gp(cpu, 0);
@@ -155,6 +159,7 @@ HANDLER(rdpid)
 
 HANDLER(cpuid)
 {
+    serialise();
     uint32_t out[4] = {0};
     struct cpuid_view view = {.apic_id = cpu->vcpu->apic_id,
                               .cr4 = cpu->cr4,
