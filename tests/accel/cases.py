@@ -136,7 +136,7 @@ def bare(name):
 def _payload(case):
     options = types.SimpleNamespace(
         xhyve=os.path.join(BUILD, "xhyve"), payloads=os.path.join(BUILD, "tests", "payload"), accel=case["accel"],
-        irqchip=case.get("irqchip"), qemu=False)
+        irqchip=case.get("irqchip"), qemu=False, times=None, option=[], signals=False)
     payloads.LIMIT = LIMIT * SLOW
     seen = {}
     said = ""
