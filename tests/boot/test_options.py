@@ -25,11 +25,14 @@ def tiny(code, folder, *options, **how):
                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, **how))
 
 
+MEMORY = "19M"  # a size that nothing else has
+
+
 class Spinning:
     """A tiny kernel that has said k and spins."""
 
     def __init__(self, folder, *options):
-        self.process = start(["-m", "16M", "-l", "com1,stdio", *options, "-f",
+        self.process = start(["-m", MEMORY, "-l", "com1,stdio", *options, "-f",
                               "multiboot," + kernel_of(SAY_K + SPIN, folder)],
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
@@ -49,7 +52,7 @@ class Spinning:
 
     def guest_memory_flags(self):
         """VmFlags of the mapping that is guest memory: it has the size that -m gave."""
-        found = re.findall(r"^Size:\s*16384 kB$(?:.|\n)*?^VmFlags:(.*)$", self.proc("smaps"), re.M)
+        found = re.findall(rf"^Size:\s*{int(MEMORY[:-1]) << 10} kB$(?:.|\n)*?^VmFlags:(.*)$", self.proc("smaps"), re.M)
         expect_equal(len(found), 1, "mappings of the size of guest memory")
         return found[0].split()
 
