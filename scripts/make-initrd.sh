@@ -82,5 +82,5 @@ if [ ${#modules[@]} -gt 0 ]; then
 fi
 
 mkdir -p "$(dirname "$output")"
-(cd "$tree" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R +0:+0 --reproducible) >"$output.part"
-mv "$output.part" "$output"
+(cd "$tree" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R +0:+0 --reproducible) >"$output.part.$$"
+mv "$output.part.$$" "$output"
