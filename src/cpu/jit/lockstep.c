@@ -75,7 +75,7 @@ struct known_block {
 #define BACK_SIZE (offsetof(struct cpu, tlb_sets) - BACK_AT)
 
 struct front {
-    uint8_t bytes[FRONT_SIZE] __attribute__((aligned(16)));
+    uint8_t bytes[FRONT_SIZE] __attribute__((aligned(64)));
 };
 struct back {
     uint8_t bytes[BACK_SIZE] __attribute__((aligned(16)));
