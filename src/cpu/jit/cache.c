@@ -363,7 +363,7 @@ void jit_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
 
 static bool full(const struct jit *jit)
 {
-    return jit->used + JIT_ROOM > jit->mem.size || jit->nblocks + 2 > MAX_BLOCKS ||
+    return jit->used + JIT_ROOM > jit->mem.size || jit->nblocks + 2 > MAX_BLOCKS || jit->npages + 2 > MAX_CODE_PAGES ||
            jit->nexits + JIT_MAX_INSNS + 1 > MAX_EXITS;
 }
 

@@ -233,8 +233,10 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
     uint32_t exits = jit->nexits;
     if (other.lin) {
         b->id2 = jit_page_id(jit, other.lin >> 12, other.gpa >> 12, jit->pages[id].mode);
-        if (!b->id2)
+        if (!b->id2) { /* the table is full; it is emptied before the next try */
+            jit->again = true;
             return NULL;
+        }
     }
     t->jit = jit;
     t->cpu = cpu;
