@@ -14,7 +14,7 @@
 #include "cpu/form.h"
 #include "cpu/seg.h"
 #include "util/bytes.h"
-#include "x86/decode.h"
+#include "x86/decode_cache.h"
 
 /* A whole Linux boot decodes about 380,000 instructions in 82,000 blocks: 20 MiB. Touched as it is used. */
 #define ARENA_SIZE MiB(32)
@@ -36,6 +36,7 @@ int block_cache_new(struct block_cache **out)
     bc->by_page = calloc(HASH_SIZE, sizeof(*bc->by_page));
     bc->size = ARENA_SIZE;
     forget_jumps(bc);
+    bc->decoded = insn_cache_new(); /* does without */
     bc->uncached = aligned_alloc(64, align_up(BLOCK_ROOM, 64));
     bc->arena = mmap(NULL, bc->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bc->arena == MAP_FAILED)
@@ -57,6 +58,7 @@ void block_cache_free(struct block_cache *bc)
     free(bc->by_key);
     free(bc->by_page);
     free(bc->uncached);
+    insn_cache_free(bc->decoded);
     free(bc);
 }
 
@@ -188,6 +190,13 @@ static void set_place(struct op *op, unsigned off, unsigned len)
     op->len = (uint8_t)((op->len & 0xf0) | len);
 }
 
+static int decode(struct cpu *cpu, unsigned bits, const uint8_t *bytes, size_t n, struct insn *out)
+{
+    if (bits == 16 || cpu->mode & MODE_REAL)
+        return insn_decode(bits, (cpu->mode & MODE_REAL) != 0, bytes, n, out);
+    return insn_decode_cached(cpu->blocks->decoded, bits, bytes, n, out);
+}
+
 /*
  * Decodes one instruction at gpa, whose first n bytes lie in its page, and
  * returns its length. If it crosses into the next page: 0 unless `lin_next`
@@ -207,14 +216,14 @@ static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const
 
     /* Another vCPU may rewrite the bytes while they are looked at: work on a copy. */
     memcpy(code, code_bytes(cpu, gpa, buf, n, &cacheable), n);
-    int err = insn_decode(bits, (cpu->mode & MODE_REAL) != 0, code, n, &insn);
+    int err = decode(cpu, bits, code, n, &insn);
     if (err == -EAGAIN && n < 15) {
         if (!lin_next)
             return 0;
         bool cacheable2;
         uint64_t next = mmu_fetch(cpu, *lin_next);
         memcpy(code + n, code_bytes(cpu, next, buf, 15 - n, &cacheable2), 15 - n);
-        err = insn_decode(bits, (cpu->mode & MODE_REAL) != 0, code, 15, &insn);
+        err = decode(cpu, bits, code, 15, &insn);
         b->crosses = true;
         b->gpa_next = align_down(next, MEM_PAGE);
         cacheable = cacheable && cacheable2;

@@ -17,6 +17,7 @@
 #include "cpu/cpu.h"
 #include "cpu/jit/jit.h"
 #include "cpu/mmu.h"
+#include "x86/decode_cache.h"
 
 #define BLOCK_MAX_OPS 64
 
@@ -60,6 +61,7 @@ struct block_cache {
     uint8_t *arena;
     size_t used, size;
     struct block **by_key, **by_page; /* hash heads */
+    struct insn_cache *decoded;       /* NULL: each instruction is decoded from its bytes */
     struct block *uncached;           /* the block that is run once: nobody builds over it but the next of its kind */
     uint64_t entered; /* `flushes` when the running block was entered: older ones' memory is not theirs */
     uint64_t flushes, built, dropped;

@@ -12,6 +12,7 @@
 
 #include "core/mem.h"
 #include "core/vm.h"
+#include "cpu/block.h"
 #include "cpu/code.h"
 #include "util/bytes.h"
 
@@ -53,6 +54,7 @@ static unsigned decode(struct jit *jit, uint64_t rip, uint64_t gpa, struct other
     struct cpu *cpu = jit->cpu;
     const uint64_t page = align_down(gpa, MEM_PAGE);
     const uint8_t *host = mem_r(&cpu->vcpu->vm->mem, page, MEM_PAGE);
+    struct insn_cache *known = cpu->blocks->decoded;
     unsigned off = (unsigned)(gpa - page), n = 0;
     int err = 0;
     while (host && n < JIT_MAX_INSNS && off < 4096) {
@@ -61,9 +63,9 @@ static unsigned decode(struct jit *jit, uint64_t rip, uint64_t gpa, struct other
         if (!code_claim(cpu, page + off, left))
             break;
         memcpy(jit->bytes + off, host + off, left);
-        err = insn_decode(bits_of(cpu), 0, jit->bytes + off, left, in);
+        err = insn_decode_cached(known, bits_of(cpu), jit->bytes + off, left, in);
         if (err == -EAGAIN && n == 0 && reach_over(jit, rip, off, other))
-            err = insn_decode(bits_of(cpu), 0, jit->bytes + off, 15, in);
+            err = insn_decode_cached(known, bits_of(cpu), jit->bytes + off, 15, in);
         if (err)
             break;
         in->mode = cpu->mode;
