@@ -82,7 +82,7 @@ const struct op *op_too_long(struct cpu *cpu, const struct op *op)
 
 /* -- dropping -- */
 
-/* The jump cache must not find what is dropped. UINT32_MAX means something else in a link. */
+/* UINT32_MAX means something else in a link. */
 static void next_fetch_gen(struct cpu *cpu)
 {
     if (++cpu->fetch_gen == UINT32_MAX)
@@ -142,7 +142,6 @@ void block_invalidate(struct cpu *cpu, uint64_t gpa, uint64_t chunks)
         if (b->crosses)
             unlink_page(bc, b, 1);
         bc->dropped++;
-        next_fetch_gen(cpu);
     }
 }
 
@@ -377,29 +376,46 @@ static struct block *enter_limited(struct cpu *cpu)
 /* While the dispatcher fetches there is no instruction yet: faults name cpu->rip. */
 static const struct op op_fetching = {.fn = op_retired};
 
+/* The block whose first op that is runs at cpu->rip. */
+static const struct op *resume(struct cpu *cpu, const struct op *op)
+{
+    cpu->reg[REG_IP] = cpu->rip - OP_OFF(op);
+    cpu->blocks->entered = cpu->blocks->flushes;
+    return op;
+}
+
 const struct op *block_enter(struct cpu *cpu)
 {
-    struct block_cache *bc = cpu->blocks;
     struct jump_entry *e = jump_slot(cpu, cpu->rip);
     uint64_t key = jump_key(cpu) | (jit_serves(cpu) ? JUMP_DISPATCHER : 0);
-    if (e->rip == cpu->rip && e->key == key) {
-        cpu->reg[REG_IP] = cpu->rip - OP_OFF(e->op);
-        bc->entered = bc->flushes;
-        return e->op;
-    }
+    if (e->rip == cpu->rip && (e->key & ~JUMP_COLD) == key && e->op->fn != op_retired)
+        return resume(cpu, e->op);
     cpu->reg[REG_IP] = cpu->rip;
     cpu->op = &op_fetching;
 
     bool flat = flat_code(cpu);
     struct block *b = flat ? find_or_build(cpu, cpu->rip) : enter_limited(cpu);
-    cpu->reg[REG_IP] = cpu->rip - OP_OFF(&b->ops[0]);
     if (flat && b->cached && !b->crosses) { /* else it must be looked up each time */
         e->rip = cpu->rip;
         e->key = key;
         e->op = b->ops;
     }
-    bc->entered = bc->flushes;
-    return b->ops;
+    return resume(cpu, b->ops);
+}
+
+void block_set_cold(struct cpu *cpu)
+{
+    struct jump_entry *e = jump_slot(cpu, cpu->rip);
+    if (e->rip == cpu->rip && e->key == (jump_key(cpu) | JUMP_DISPATCHER))
+        e->key |= JUMP_COLD;
+}
+
+const struct op *block_cold(struct cpu *cpu)
+{
+    const struct jump_entry *e = jump_slot(cpu, cpu->rip);
+    if (e->rip != cpu->rip || e->key != (jump_key(cpu) | JUMP_DISPATCHER | JUMP_COLD) || e->op->fn == op_retired)
+        return NULL;
+    return resume(cpu, e->op);
 }
 
 /* -- links -- */
@@ -415,7 +431,7 @@ const struct op *block_goto_slow(struct cpu *cpu, const struct op *op, uint64_t 
     if (cpu_wanted(cpu) || (cpu->mode & MODE_STEP) || jit_serves(cpu))
         return NULL;
     const struct op *to = block_enter(cpu);
-    const struct block *b = (const void *)((const char *)to - offsetof(struct block, ops));
+    const struct block *b = block_of(to);
     bool same_mode = b->mode == block_mode(cpu); /* not a piece of a block at the CS limit */
     if (cpu->blocks->flushes == entered && b->cached && !b->crosses && same_mode) {
         link->to[which] = to;

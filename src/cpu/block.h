@@ -72,6 +72,16 @@ void block_cache_free(struct block_cache *);
 
 /* The op to run at cpu->rip; builds the block if need be. Raises what the fetch raises. */
 const struct op *block_enter(struct cpu *);
+static inline struct block *block_of(const struct op *first)
+{
+    return (struct block *)(uintptr_t)((const char *)first - offsetof(struct block, ops));
+}
+/*
+ * For the dispatcher, which looks for generated code first. The block that was entered last has none: until its mapping
+ * changes block_cold() finds it (NULL: nothing is known of what is at cpu->rip).
+ */
+void block_set_cold(struct cpu *);
+const struct op *block_cold(struct cpu *);
 
 /* Drops blocks that touch any of `chunks` in the page of gpa, or all blocks. They turn into trampolines to the dispatcher. */
 void block_invalidate(struct cpu *, uint64_t gpa, uint64_t chunks);
@@ -95,6 +105,7 @@ static inline uint64_t jump_key(const struct cpu *cpu) { return (uint64_t)cpu->f
 
 /* Blocks that may be translated are not chained: the dispatcher counts their runs. Their jump entries are its own. */
 #define JUMP_DISPATCHER (UINT64_C(1) << 24)
+#define JUMP_COLD (UINT64_C(1) << 25) /* block_set_cold() */
 
 static inline struct jump_entry *jump_slot(const struct cpu *cpu, uint64_t rip)
 {
@@ -120,7 +131,7 @@ static inline const struct op *block_goto_indirect(struct cpu *cpu, uint64_t rip
 {
     const struct jump_entry *e = jump_slot(cpu, rip);
     cpu->icount += ((const struct block_link *)(const void *)(cpu->op + 1))->nops;
-    if (LIKELY(e->rip == rip && e->key == jump_key(cpu) && !cpu_wanted(cpu))) {
+    if (LIKELY(e->rip == rip && e->key == jump_key(cpu) && !cpu_wanted(cpu) && e->op->fn != op_retired)) {
         cpu->reg[REG_IP] = rip - OP_OFF(e->op);
         return e->op;
     }

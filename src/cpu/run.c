@@ -218,6 +218,21 @@ static void run_one(struct cpu *cpu)
     cpu->db_status &= ~DB_NO_STEP;
 }
 
+/* Generated code where there is some, else one block. May raise. */
+static void run_mixed(struct cpu *cpu)
+{
+    const struct op *op = block_cold(cpu);
+    if (!op || !jit_lets_wait(cpu, block_of(op))) {
+        if (jit_run(cpu))
+            return;
+        op = block_enter(cpu);
+        if (!jit_was_left(cpu))
+            block_set_cold(cpu);
+    }
+    jit_count(cpu, block_of(op));
+    run_ops(cpu, op);
+}
+
 static bool must_step(const struct cpu *cpu)
 {
     return (cpu->eflags & (RFL_TF | RFL_RF)) || cpu->shadow || instruction_breakpoints(cpu);
@@ -238,10 +253,8 @@ static bool turn(struct cpu *cpu, enum vcpu_exit *out)
         run_one(cpu);
     } else if (!jit_serves(cpu)) {
         run_ops(cpu, block_enter(cpu));
-    } else if (!jit_run(cpu)) {
-        const struct op *op = block_enter(cpu);
-        jit_count(cpu, (struct block *)(uintptr_t)((const char *)op - offsetof(struct block, ops)));
-        run_ops(cpu, op);
+    } else {
+        run_mixed(cpu);
     }
     return false;
 }

@@ -2,9 +2,9 @@
  * The ends of blocks: jumps, calls, returns, and the ways out of generated code.
  *
  * A direct way out is a jump whose displacement is patched once its target has
- * code (cache.c). An indirect one looks its target up in a table; what the
- * table does not have is left to the interpreter as if the instruction had not
- * begun, so that it raises what it raises.
+ * code (cache.c). An indirect one looks its target up in a table. What the table
+ * does not have is left to jit_run(), which knows where a jump or a return goes;
+ * a call is left to the interpreter as if it had not begun.
  */
 #include "cpu/jit/int.h"
 
@@ -53,10 +53,21 @@ static void goto_if(struct tr *t, unsigned cc, uint64_t rip)
 
 void tr_interp_if(struct tr *t, unsigned cc)
 {
-    t->interp[t->ninterp++] = (struct jit_interp_exit){e_jcc32(&t->e, cc), t->rip};
+    t->interp[t->ninterp++] = (struct jit_interp_exit){.jump = e_jcc32(&t->e, cc), .rip = t->rip};
 }
 
-void tr_interp(struct tr *t) { t->interp[t->ninterp++] = (struct jit_interp_exit){e_jmp32(&t->e), t->rip}; }
+void tr_interp(struct tr *t)
+{
+    t->interp[t->ninterp++] = (struct jit_interp_exit){.jump = e_jmp32(&t->e), .rip = t->rip};
+}
+
+/* The same for a jump or a return that goes to r15, all else of it done but that the stack pointer grows by `drop`. */
+static void go_to_target(struct tr *t, uint32_t drop)
+{
+    tr_interp(t);
+    t->interp[t->ninterp - 1].target = true;
+    t->interp[t->ninterp - 1].drop = drop;
+}
 
 void tr_ways_out(struct tr *t)
 {
@@ -64,6 +75,12 @@ void tr_ways_out(struct tr *t)
     const uint8_t *rw = t->jit->mem.rw;
     for (unsigned i = 0; i < t->ninterp; i++) {
         e_join32(t->interp[i].jump, e->p);
+        if (t->interp[i].target) {
+            e_mov_imm(e, H_10, t->interp[i].rip);
+            e_store_imm32(e, CTX(words.drop), t->interp[i].drop);
+            e_jmp_to(e, rw + t->jit->leave_target);
+            continue;
+        }
         e_mov_imm(e, H_15, t->interp[i].rip);
         e_jmp_to(e, rw + t->jit->leave_interp);
     }
@@ -78,8 +95,11 @@ void tr_ways_out(struct tr *t)
     }
 }
 
-/* r15: where to. On a hit r10 is eight times... the place of the table's entry is [rsp + 8 * r10 + table]. */
-static int32_t look_up(struct tr *t)
+/*
+ * r15: where to. A miss is the interpreter's if `drop` is negative. On a hit r10 is eight times... the place of the table's entry is
+ * [rsp + 8 * r10 + table].
+ */
+static int32_t look_up(struct tr *t, int32_t drop)
 {
     struct emit *e = &t->e;
     uint32_t tables = t->b->table - t->b->class + t->class;
@@ -89,7 +109,10 @@ static int32_t look_up(struct tr *t)
     e_load(e, H_CX, at_index(H_CTX, H_10, 3, table));
     e_lea(e, H_CX, at_index(H_CX, H_15, 0, 1)); /* ~RIP + RIP + 1 */
     uint8_t *hit = e_jrcxz(e);
-    tr_interp(t);
+    if (drop < 0)
+        tr_interp(t);
+    else
+        go_to_target(t, (uint32_t)drop);
     e_join8(hit, e->p);
     return table + 8;
 }
@@ -129,7 +152,7 @@ static bool ret(struct tr *t)
         drop += (int32_t)t->in->op[0].imm.value.u;
     tr_stack(t, 0, false);
     e_op_mem(&t->e, !t->code32, 0x8b, H_15, t->operand);
-    int32_t code = look_up(t);
+    int32_t code = look_up(t, drop);
     tr_move_sp(t, drop);
     jump_hit(t, code);
     return true;
@@ -159,7 +182,7 @@ bool tr_branch(struct tr *t)
             tr_goto(t, target);
         } else {
             load_target(t);
-            jump_hit(t, look_up(t));
+            jump_hit(t, look_up(t, 0));
         }
         return true;
     case ZYDIS_MNEMONIC_CALL:
@@ -168,7 +191,7 @@ bool tr_branch(struct tr *t)
             tr_goto(t, target);
         } else {
             load_target(t);
-            e_load(&t->e, H_CX, at_index(H_CTX, H_10, 3, look_up(t)));
+            e_load(&t->e, H_CX, at_index(H_CTX, H_10, 3, look_up(t, -1)));
             e_store(&t->e, H_CX, CTX(words.tmp));
             push_return(t);
             e_op_mem(&t->e, false, 0xff, 4, CTX(words.tmp));

@@ -17,6 +17,7 @@
 #include "cpu/block.h"
 #include "cpu/flags.h"
 #include "cpu/jit/int.h"
+#include "cpu/mmu_int.h"
 
 #define MAX_BLOCKS (256 * 1024)
 #define MAX_EXITS (512 * 1024)
@@ -433,6 +434,22 @@ void jit_disturb(struct jit *jit)
         atomic_store(&jit->cpu->exit_request, 1);
 }
 
+/* A RET or JMP to where the jump table has no code: done but for the stack pointer. */
+static void finish_jump(struct cpu *cpu)
+{
+    struct jit_words *w = &cpu->words;
+    if (UNLIKELY(!mmu_canonical(cpu->rip))) { /* the instruction itself faults */
+        cpu->rip = w->tmp;
+        w->reason = JIT_INTERP;
+        return;
+    }
+    cpu->reg[RSP] += w->drop;
+    if (cpu->mode != MODE_64)
+        cpu->reg[RSP] = (uint32_t)cpu->reg[RSP];
+    w->reason = JIT_LOOKUP;
+    cpu->jit->stats.left_indirect++;
+}
+
 void jit_enter_code(struct cpu *cpu, uint32_t code)
 {
     struct jit_words *w = &cpu->words;
@@ -441,6 +458,19 @@ void jit_enter_code(struct cpu *cpu, uint32_t code)
     jit_enter(cpu->jit, code);
     cpu_set_arith_flags(cpu, (uint32_t)(w->flags >> 8) | (uint32_t)(w->flags & 1) << 11);
     cpu->rip = w->rip;
+    if (w->reason == JIT_TARGET)
+        finish_jump(cpu);
+}
+
+bool jit_was_left(const struct cpu *cpu) { return cpu->jit->left; }
+
+bool jit_lets_wait(struct cpu *cpu, const struct block *b)
+{
+    struct jit *jit = cpu->jit;
+    if (jit->lockstep || !(b->untranslatable || b->runs + 1u < jit->opt.threshold))
+        return false;
+    jit->left = false;
+    return true;
 }
 
 bool jit_run(struct cpu *cpu)

@@ -115,6 +115,8 @@ struct jit_cold_live {
 struct jit_interp_exit {
     uint8_t *jump;
     uint64_t rip;
+    bool target; /* to go on at r15, once `drop` was added to the stack pointer */
+    uint32_t drop;
 };
 
 struct tr {
@@ -166,7 +168,7 @@ struct jit {
     struct jit_options opt;
     struct os_jitmem mem;
     uint32_t used, fixed;                            /* bytes of the cache: in all, and by the stubs that stay */
-    uint32_t enter, leave, leave_link, leave_interp; /* offsets of stubs */
+    uint32_t enter, leave, leave_link, leave_interp, leave_target; /* offsets of stubs */
     uint32_t fill[JIT_CLASSES][2];                   /* [write] */
     uint32_t load[JIT_LIVES];                        /* vec_state.c */
     bool vector;                                     /* vector and x87 instructions are translated */

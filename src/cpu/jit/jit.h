@@ -65,6 +65,10 @@ void jit_free(struct cpu *);
  * instruction at cpu->rip is to be interpreted. May raise (a fetch).
  */
 bool jit_run(struct cpu *);
+/* Whether that instruction is in the midst of generated code: else none begins there. */
+bool jit_was_left(const struct cpu *);
+/* A block that had no generated code when it was looked for: whether it need not be looked for again. */
+bool jit_lets_wait(struct cpu *, const struct block *);
 /* A block was interpreted; compiles it when that has happened often enough. */
 void jit_count(struct cpu *, struct block *);
 
@@ -85,8 +89,8 @@ void jit_unmap(struct cpu *, bool globals);
 struct jit_stats {
     uint64_t blocks, insns, bytes, links, flushes, dropped;
     uint64_t enters, interps;
-    uint64_t left_request, left_guard, left_in_page,
-        left_cross_page;    /* generated code was left, but not for the interpreter */
+    uint64_t left_request, left_guard, left_in_page, left_cross_page,
+        left_indirect;    /* generated code was left, but not for the interpreter */
     uint64_t fills, filled; /* TLB misses of generated code; those after which it went on */
 };
 const struct jit_stats *jit_stats(const struct jit *);

@@ -183,9 +183,11 @@ void jit_stats_print(struct cpu *cpu, unsigned n)
              n, u(s->blocks), u(s->insns), s->insns ? (double)s->bytes / (double)s->insns : 0, u(s->links),
              u(s->dropped), u(s->flushes));
     log_info("cpu %u: translator: entered %llu times, left for: interpreter %.1f %%, a join in the page %.1f %%, a "
-             "join across pages %.1f %%, a page's guard %.1f %%, a request %.1f %%",
+             "join across pages %.1f %%, an indirect jump %.1f %%, a page's guard %.1f %%, a "
+             "request %.1f %%",
              n, u(s->enters), share(s->interps, leaves), share(s->left_in_page, leaves),
-             share(s->left_cross_page, leaves), share(s->left_guard, leaves), share(s->left_request, leaves));
+             share(s->left_cross_page, leaves), share(s->left_indirect, leaves),
+             share(s->left_guard - s->left_indirect, leaves), share(s->left_request, leaves));
     log_info("cpu %u: translator: first-level TLB missed %llu times, filled again %llu times", n, u(s->fills),
              u(s->filled));
     if (jit->lockstep)

@@ -206,6 +206,10 @@ void jit_stubs(struct jit *jit)
     jit->leave_interp = jit_offset(jit, e.p);
     e_store_imm32(&e, CTX(words.reason), JIT_INTERP);
     uint8_t *a = e_jmp32(&e);
+    jit->leave_target = jit_offset(jit, e.p); /* words.drop is set, and r10 the RIP of the instruction */
+    e_store(&e, H_10, CTX(words.tmp));
+    e_store_imm32(&e, CTX(words.reason), JIT_TARGET);
+    uint8_t *c = e_jmp32(&e);
     jit->leave_link = jit_offset(jit, e.p); /* words.link is set */
     e_store_imm32(&e, CTX(words.reason), JIT_LINK);
     uint8_t *b = e_jmp32(&e);
@@ -213,6 +217,7 @@ void jit_stubs(struct jit *jit)
     e_store_imm32(&e, CTX(words.reason), JIT_LOOKUP);
     e_join32(a, e.p);
     e_join32(b, e.p);
+    e_join32(c, e.p);
     emit_leave(&e, jit);
     if (jit->vector)
         jit_vector_stubs(&e, jit);

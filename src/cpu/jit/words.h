@@ -12,6 +12,7 @@ enum jit_reason {
     JIT_LOOKUP,   /* go on at `rip`: no code known, a guard failed, or somebody wants the CPU */
     JIT_LINK,     /* the same, and exit `link` can be joined to the code of `rip` */
     JIT_INTERP,   /* the instruction at `rip` is for the interpreter */
+    JIT_TARGET,   /* the jump or return at `tmp` leads to `rip`, and then adds `drop` to the stack pointer */
     JIT_DISPATCH, /* before `rip` the dispatcher is to look around: the mode has changed, an interrupt waits */
 };
 
@@ -38,6 +39,7 @@ struct jit_words {
     uint64_t blocks_run, insns_run; /* counted only when stats are asked for; whole blocks */
     uint32_t reason;                /* enum jit_reason */
     uint32_t link;                  /* number of an exit */
+    uint32_t drop;                  /* bytes that a return takes from the stack */
     uint16_t flags;                 /* arithmetic flags while in C: OF in bit 0, and what LAHF gives in bits 8-15 */
 
     uint64_t bounce_delta; /* r10 for an operand in `bounce` */
