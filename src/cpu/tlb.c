@@ -182,6 +182,7 @@ void mmu_flush_nonglobal(struct cpu *cpu)
         m->mark[at] = mark & ~MARK_IN_LOCAL;
     }
     m->local.n = 0;
+    jit_forget_recent(cpu);
     m->itlb_gen[0]++;
     next_fetch_gen(cpu);
     jit_unmap(cpu, false);
@@ -199,6 +200,7 @@ void tlb_forget(struct cpu *cpu)
         m->mark[m->global.at[i]] = 0;
     }
     m->local.n = m->global.n = 0;
+    jit_forget_recent(cpu);
 }
 
 void mmu_flush_all(struct cpu *cpu)
@@ -249,6 +251,7 @@ void mmu_flush_page(struct cpu *cpu, uint64_t lin)
         }
     }
     jit_unmap_page(cpu, lin, 12);
+    jit_forget_recent(cpu);
     m->itlb[lin >> 12 & (ITLB_ENTRIES - 1)].key = 0;
     next_fetch_gen(cpu);
 }
@@ -264,6 +267,7 @@ void mmu_evict_write(struct cpu *cpu, uint64_t gpa)
         for (unsigned i = 0; i < TLB_ENTRIES; i++)
             if (UNLIKELY(tlb_host(&m->sets[mode].w[i], -m->sets[mode].w[i].neg_page) == host))
                 empty(m, (mode * 2 + 1) * TLB_ENTRIES + i);
+    jit_forget_recent(cpu);
 }
 
 void mmu_debug_changed(struct cpu *cpu)

@@ -213,7 +213,7 @@ static void options_change_nothing(void **state)
     static const char *const options[] = {
         "jit.threshold=1",
         "jit.threshold=1,jit.flags=off",
-        "jit.threshold=1,jit.elide=off",
+        "jit.threshold=1,jit.elide=off,jit.recent=off",
         "jit.threshold=1,jit.slow=on",
         "jit.threshold=1,jit.tlb=1",
         "jit.threshold=1,jit.exits=2",

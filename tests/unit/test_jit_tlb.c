@@ -1,7 +1,8 @@
 /*
- * The look into the TLB as it is emitted: both of its shapes, reads and writes,
- * all sizes, run natively against a model, over page crossings, aliases, empty
- * entries, non-canonical addresses and those that wrap.
+ * The look into the TLB as it is emitted, and the shorter one at the page that
+ * was touched last: both shapes, reads and writes, all sizes, run natively
+ * against a model, over page crossings, aliases, empty entries, non-canonical
+ * addresses and those that wrap.
  */
 #include "interp_fixture.h"
 
@@ -17,6 +18,7 @@ struct check {
     bool live, write;
     unsigned size, align;
     enum tlb_mode mode;
+    enum jit_place place;
 };
 
 static uint64_t seed = 88172645463325252u;
@@ -39,6 +41,7 @@ static const uint8_t *emit(struct jit *jit, const struct check *c)
     t->cpu = jit->cpu;
     t->class = c->mode;
     t->live_in = c->live ? RFL_ARITH : 0;
+    jit->place[jit_careful_slot(t->rip)] = (uint8_t)c->place;
     e->p = jit->mem.rw + jit->fixed;
     const uint8_t *start = jit->mem.rx + jit->fixed;
     for (unsigned i = 0; i < sizeof saved; i++) {
@@ -58,6 +61,10 @@ static const uint8_t *emit(struct jit *jit, const struct check *c)
     e_lea(e, H_CX, HOST_OPERAND);
     uint8_t *end = e_jmp32(e);
     e_join32(t->slow[0].jump, e->p);
+    bool recent = c->mode == TLB_USER && !c->live && c->align == 1 && c->place != PLACE_RANDOM;
+    assert_int_equal(t->slow[0].recent >= 0, recent);
+    if (recent)
+        recent_miss(t, &t->slow[0]);
     e_store(e, H_15, CTX(words.rip));
     e_mov_imm(e, H_CX, 0);
     e_join32(end, e->p);
@@ -124,6 +131,7 @@ static void fill(struct cpu *cpu, const struct check *c, uint64_t page, uint8_t 
     struct tlb_entry *e = &table_of(cpu, c)[page >> 12 & (TLB_ENTRIES - 1)];
     e->neg_page = -page;
     e->delta = (uint64_t)(uintptr_t)host - page;
+    jit_forget_recent(cpu);
 }
 
 static bool model(struct cpu *cpu, const struct check *c, uint64_t lin, uint64_t *where)
@@ -182,6 +190,7 @@ static void run_checks(struct rig *r, const struct check *c)
             assert_int_equal(cpu->words.flags, flags);
     }
     mmu_place(cpu, mmu_of(cpu)); /* all empty again */
+    jit_forget_recent(cpu);
 }
 
 static void jit_or_skip(struct rig *r)
@@ -199,9 +208,10 @@ static void checks_agree_with_the_model(void **state)
     for (unsigned mode = TLB_USER; mode <= TLB_KERNEL_AC; mode++)
         for (unsigned i = 0; i < 4; i++)
             for (unsigned size = 1; size <= 32; size++) {
-                run_checks(r, &(struct check){i & 1, i >> 1, size, 1, mode});
+                for (unsigned place = 0; place <= (mode == TLB_USER ? PLACE_RANDOM : PLACE_NEW); place++)
+                    run_checks(r, &(struct check){i & 1, i >> 1, size, 1, mode, place});
                 if (size > 1 && !(size & (size - 1)))
-                    run_checks(r, &(struct check){i & 1, i >> 1, size, size, mode});
+                    run_checks(r, &(struct check){i & 1, i >> 1, size, size, mode, PLACE_NEW});
             }
     assert_true(hits > 100000);
     assert_true(misses > 100000);
@@ -215,7 +225,7 @@ static void empty_entries_are_never_hit(void **state)
     jit_or_skip(r);
     for (unsigned i = 0; i < 4; i++)
         for (unsigned s = 0; s < 3; s++) {
-            struct check c = {i & 1, i >> 1, sizes[s], 1, TLB_KERNEL};
+            struct check c = {i & 1, i >> 1, sizes[s], 1, s == 1 ? TLB_USER : TLB_KERNEL, PLACE_NEW};
             void (*f)(struct cpu *);
             const uint8_t *code = emit(r->cpu->jit, &c);
             memcpy(&f, &code, sizeof f);
@@ -233,11 +243,80 @@ static void empty_entries_are_never_hit(void **state)
         }
 }
 
+/* The bytes from `lin` on, as long as what they lie in was touched last, are found without the TLB: its loss shows. */
+static bool found(struct rig *r, const uint8_t *code, uint64_t lin)
+{
+    void (*f)(struct cpu *);
+    memcpy(&f, &code, sizeof f);
+    r->cpu->words.tmp = lin;
+    f(r->cpu);
+    return r->cpu->words.tmp != 0;
+}
+
+/* Whatever takes an entry from the TLB takes its copy too; what does not, leaves it. */
+static void flushes_reach_the_last_page(void **state)
+{
+    struct rig *r = *state;
+    static uint8_t host[4096];
+    jit_or_skip(r);
+    struct cpu *cpu = r->cpu;
+    for (unsigned write = 0; write < 2; write++) {
+        const struct check c = {false, write, 8, 1, TLB_USER, PLACE_NEW};
+        const uint8_t *code = emit(cpu->jit, &c);
+        for (unsigned how = 0; how < 6; how++) {
+            fill(cpu, &c, 0x5000, host);
+            assert_true(found(r, code, 0x5010));
+            *table_of(cpu, &c) = (struct tlb_entry){1, 0};
+            table_of(cpu, &c)[5] = (struct tlb_entry){1, 0};
+            assert_true(found(r, code, 0x5018)); /* by the copy alone */
+            switch (how) {
+            case 0: mmu_flush_page(cpu, 0x5000); break;
+            case 1: mmu_flush_nonglobal(cpu); break;
+            case 2: mmu_flush_all(cpu); break;
+            case 3: mmu_evict_write(cpu, 0x1000); break;
+            case 4: tlb_forget(cpu); break;
+            default:
+                cpu->dr[7] = 1 | 1 << 16;
+                mmu_debug_changed(cpu);
+                break;
+            }
+            assert_false(found(r, code, 0x5018));
+            cpu->dr[7] = 0;
+        }
+    }
+}
+
+/* A place that misses and misses gives the short way up; one that hits keeps it. */
+static void random_places_are_found_out(void **state)
+{
+    struct rig *r = *state;
+    static uint8_t host[2][4096];
+    jit_or_skip(r);
+    uint8_t *place = &r->cpu->jit->place[jit_careful_slot(0)];
+    struct check c = {false, false, 8, 1, TLB_USER, PLACE_NEW};
+    for (unsigned steady = 0; steady < 2; steady++) {
+        c.place = PLACE_NEW;
+        for (unsigned turn = 0; turn < 2; turn++) {
+            fill(r->cpu, &c, 0x5000, host[0]);
+            fill(r->cpu, &c, 0x6000, host[1]);
+            const uint8_t *code = emit(r->cpu->jit, &c);
+            for (unsigned n = 0; n < 1 << 20 && *place == c.place; n++)
+                assert_true(found(r, code, (steady ? n / 64 : n) & 1 ? 0x5000 : 0x6000));
+            assert_true(*place != c.place);
+            assert_true(r->cpu->jit->place_changed && atomic_load(&r->cpu->exit_request));
+            c.place = *place;
+        }
+        assert_int_equal(c.place, steady ? PLACE_STEADY : PLACE_RANDOM);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(checks_agree_with_the_model, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(empty_entries_are_never_hit, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(flushes_reach_the_last_page, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(random_places_are_found_out, rig_setup, rig_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -114,6 +114,7 @@ int jit_new(struct cpu *cpu)
     w->df_mask = RFL_DF;
     jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */
     mark_last_jumps(tables_of(jit));
+    jit_recent_init(jit);
     jit_stubs(jit);
     if (jit->perf)
         jit_perf_stubs(jit);
@@ -323,13 +324,12 @@ static void retire(struct jit *jit, struct jit_block *b)
     jit->stats.dropped++;
 }
 
-/* The shared check at cpu->rip does not pay: whatever contains it is made anew without. */
-static void undo_group(struct cpu *cpu)
+/* What contains the instruction at rip is to be made anew: more is known of its memory accesses. */
+static void make_anew(struct cpu *cpu, uint64_t rip)
 {
     struct jit *jit = cpu->jit;
     uint64_t gpa;
-    jit->careful_now = false;
-    if (!mmu_peek(cpu, cpu->rip, &gpa))
+    if (!mmu_peek(cpu, rip, &gpa))
         return;
     uint32_t *p = &jit->by_page[hash(gpa >> 12)];
     while (*p) {
@@ -510,11 +510,16 @@ bool jit_run(struct cpu *cpu)
         } else {
             jit_enter_code(cpu, code);
         }
+        if (UNLIKELY(jit->place_changed)) {
+            jit->place_changed = false;
+            make_anew(cpu, jit->place_rip);
+        }
         if (w->reason == JIT_INTERP) {
             jit->stats.interps++;
             jit->left = true;
             if (jit->careful_now)
-                undo_group(cpu);
+                make_anew(cpu, cpu->rip);
+            jit->careful_now = false;
             return false;
         }
         if (w->reason == JIT_DISPATCH || atomic_load_explicit(&cpu->exit_request, memory_order_relaxed)) {

@@ -151,6 +151,17 @@ static inline void e_store_imm32(struct emit *e, struct addr a, uint32_t v)
     e32(e, v);
 }
 
+/* rorx dst, src, n (BMI2), of 32 bits */
+static inline void e_rorx32(struct emit *e, unsigned dst, unsigned src, unsigned n)
+{
+    e8(e, 0xc4);
+    e8(e, (dst < 8 ? 0x80 : 0) | 0x40 | (src < 8 ? 0x20 : 0) | 3);
+    e8(e, 0x7b);
+    e8(e, 0xf0);
+    e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+    e8(e, n);
+}
+
 /* pext dst, src, [a] and pdep (BMI2) */
 static inline void e_bits(struct emit *e, unsigned pp, unsigned dst, unsigned src, struct addr a)
 {

@@ -85,7 +85,12 @@ struct jit_slow {
     uint8_t align;
     bool write, live, grouped;
     uint32_t class;
+    int recent;    /* entry of jit_tables.recent, or -1: the hot part looks into the TLB; then, */
+    uint8_t *back; /* where it goes on with r10 set */
 };
+
+/* Not known yet; hits are counted; looks at its entry of jit_tables.recent, or into the TLB, for good. */
+enum jit_place { PLACE_NEW, PLACE_COUNTED, PLACE_STEADY, PLACE_RANDOM };
 
 /* What stands behind the call of a cold path: stubs.c reads it. */
 struct fill_site {
@@ -94,6 +99,7 @@ struct fill_site {
     uint16_t size; /* bytes of the access */
     uint8_t align; /* what its address must be a multiple of, or 0 */
     uint8_t grouped;
+    uint32_t recent; /* entry of jit_tables.recent, if it has one */
     uint64_t rip;
 };
 
@@ -184,6 +190,12 @@ struct jit {
 
     uint8_t careful[4096]; /* failures of shared checks, by a hash of RIP; one has just reached JIT_CAREFUL: */
     bool careful_now;
+    /* What is known of places that access memory (recent.c), by a hash of RIP; the latest to change. */
+    uint8_t place[4096]; /* enum jit_place */
+    bool place_changed;
+    uint64_t place_rip;
+    uint16_t recent_next[RECENT_SETS][3];
+    uint32_t recent_round; /* a stub */
     struct jit_stats stats;
     struct insn insn[JIT_MAX_INSNS];
     uint8_t bytes[4096 + 16];
@@ -239,6 +251,12 @@ void lockstep_print(const struct lockstep *, unsigned cpu);
 void jit_stubs(struct jit *);
 void jit_enter(struct jit *, uint32_t code);
 void jit_pop_saved(struct emit *); /* what the way in has pushed */
+/*
+ * A stub that calls C with a struct fill_site behind the call, and goes on at the distance from it that C says; 0: leaves
+ * for the interpreter. r15 is the linear address; the arithmetic flags and all of the guest's registers stay.
+ */
+typedef int64_t jit_cold_fn(struct cpu *, uint64_t lin, const struct fill_site *, unsigned how);
+void emit_call_back(struct emit *, struct jit *, jit_cold_fn *, unsigned how);
 /* A data access by C that generated code has called: what it hits in the TLB, after a fill if need be; NULL: not there. */
 void *jit_reach(struct cpu *, uint64_t lin, bool write);
 
@@ -257,6 +275,19 @@ void tr_may_bounce(struct tr *);
 void tr_slow_paths(struct tr *);
 void tr_load_guest(struct tr *, unsigned host, unsigned guest);
 void tr_store_guest(struct tr *, unsigned guest, unsigned host);
+
+/* Behind the jump to a cold part: calls a stub that emit_call_back() made, and goes on where it says. */
+void tr_call_back(struct tr *, uint32_t stub, const struct jit_slow *);
+/* The entry's offset in the table at tlb to rcx, its first word to r10; and the comparison: "above" is a miss. */
+void tlb_look(struct emit *, int32_t tlb);
+void tlb_fits(struct emit *, unsigned size);
+
+/* recent.c: an entry of jit_tables.recent for the current instruction, -1: none; the check; what its miss does. */
+int recent_entry(struct tr *, unsigned size, bool write);
+void recent_check(struct tr *, struct jit_slow *);
+void recent_miss(struct tr *, struct jit_slow *);
+void jit_recent_init(struct jit *);
+void jit_recent_stub(struct emit *, struct jit *);
 
 /* rewrite.c: the instruction again, with other registers and its memory operand at `mem`. */
 struct rewrite {

@@ -26,6 +26,7 @@ struct jit_options {
     bool chain;      /* blocks are joined, indirect jumps looked up: else each block ends in the dispatcher */
     bool elide;      /* TLB checks that an earlier one answers are left out */
     bool flags;      /* flags known to be dead are overwritten by checks */
+    bool recent;     /* accesses look first at the page that they touched last */
     bool string;     /* repeated string instructions as host memory operations */
     bool superblock; /* blocks go on behind conditional jumps */
     bool vector;     /* vector and x87 instructions are the host's own */
@@ -85,6 +86,8 @@ void jit_flush(struct cpu *);
 /* The 2^shift bytes around lin are translated anew; all pages are, or all that are not global. */
 void jit_unmap_page(struct cpu *, uint64_t lin, unsigned shift);
 void jit_unmap(struct cpu *, bool globals);
+/* The TLB has lost entries. */
+void jit_forget_recent(struct cpu *);
 
 struct jit_stats {
     uint64_t blocks, insns, bytes, links, flushes, dropped;

@@ -90,7 +90,8 @@ static struct jit_slow *new_slow(struct tr *t, unsigned size, bool write, unsign
                            .write = write,
                            .live = t->live_in != 0,
                            .align = (uint8_t)(align > 1 ? align : 0),
-                           .class = t->class};
+                           .class = t->class,
+                           .recent = -1};
     return s;
 }
 
@@ -109,18 +110,28 @@ static void check_live(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned s
     e_load(e, H_10, at_index(H_CTX, H_10, 3, tlb + 8));
 }
 
-/* Flags lost. */
-static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned size, unsigned align)
+void tlb_look(struct emit *e, int32_t tlb)
 {
-    struct emit *e = &t->e;
-    e_mov32(e, H_CX, H_15);
-    e8(e, 0xc1); /* shr ecx, 8 */
-    e8(e, 0xe9);
-    e8(e, 8);
+    e_rorx32(e, H_CX, H_15, 8);
     e8(e, 0x81); /* and ecx, 16 * (TLB_ENTRIES - 1) */
     e8(e, 0xe1);
     e32(e, 16 * (TLB_ENTRIES - 1));
     e_load(e, H_10, at_index(H_CTX, H_CX, 0, tlb));
+}
+
+void tlb_fits(struct emit *e, unsigned size)
+{
+    e8(e, 0x49); /* cmp r10, 4096 - size */
+    e8(e, 0x81);
+    e8(e, 0xfa);
+    e32(e, 4096 - size);
+}
+
+/* Flags lost. */
+static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned size, unsigned align)
+{
+    struct emit *e = &t->e;
+    tlb_look(e, tlb);
     e_op_rr(e, true, 0x01, H_15, H_10); /* add r10, r15 */
     if (align > 1) {
         e8(e, 0x49); /* test r10, ~0xfff | (align - 1) */
@@ -129,10 +140,7 @@ static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned s
         e32(e, ~UINT32_C(0xfff) | (align - 1));
         s->jump = e_jcc32(e, CC_NE);
     } else {
-        e8(e, 0x49); /* cmp r10, 4096 - size */
-        e8(e, 0x81);
-        e8(e, 0xfa);
-        e32(e, 4096 - size);
+        tlb_fits(e, size);
         s->jump = e_jcc32(e, CC_A);
     }
     e_load(e, H_10, at_index(H_CTX, H_CX, 0, tlb + 8));
@@ -149,6 +157,8 @@ static struct jit_slow *check(struct tr *t, unsigned size, bool write, unsigned 
     struct jit_slow *s = new_slow(t, size, write, align);
     if (s->live)
         check_live(t, s, tlb, size, align);
+    else if (align <= 1 && (s->recent = recent_entry(t, size, write)) >= 0)
+        recent_check(t, s);
     else
         check_dead(t, s, tlb, size, align);
     return s;
@@ -225,22 +235,29 @@ void tr_stack(struct tr *t, int32_t disp, bool write)
     }
 }
 
-/* What jit/stubs.c reads behind the call, and where it goes. */
-void tr_slow_paths(struct tr *t)
+void tr_call_back(struct tr *t, uint32_t stub, const struct jit_slow *s)
 {
     struct emit *e = &t->e;
+    uint8_t *call = e_call32(e);
+    e_join32(call, t->jit->mem.rw + stub);
+    struct fill_site site = {.back = (int32_t)(s->retry - e->p),
+                             .ready = s->ready ? (int32_t)(s->ready - e->p) : 0,
+                             .size = s->size,
+                             .align = s->align,
+                             .grouped = s->grouped,
+                             .recent = (uint32_t)s->recent,
+                             .rip = s->rip};
+    memcpy(e->p, &site, sizeof site);
+    e->p += sizeof site;
+}
+
+void tr_slow_paths(struct tr *t)
+{
     for (unsigned i = 0; i < t->nslow; i++) {
-        const struct jit_slow *s = &t->slow[i];
-        e_join32(s->jump, e->p);
-        uint8_t *call = e_call32(e);
-        e_join32(call, t->jit->mem.rw + t->jit->fill[s->class][s->write]);
-        struct fill_site site = {.back = (int32_t)(s->retry - e->p),
-                                 .ready = s->ready ? (int32_t)(s->ready - e->p) : 0,
-                                 .size = s->size,
-                                 .align = s->align,
-                                 .grouped = s->grouped,
-                                 .rip = s->rip};
-        memcpy(e->p, &site, sizeof site);
-        e->p += sizeof site;
+        struct jit_slow *s = &t->slow[i];
+        e_join32(s->jump, t->e.p);
+        if (s->recent >= 0)
+            recent_miss(t, s);
+        tr_call_back(t, t->jit->fill[s->class][s->write], s);
     }
 }

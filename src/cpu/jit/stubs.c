@@ -169,7 +169,7 @@ static int64_t fill(struct cpu *cpu, uint64_t lin, const struct fill_site *data,
  * Called by a cold path, with a struct fill_site behind the call.
  * In: r15 = the linear address. Goes back to where to look again, or on with a copy of the operand, or leaves.
  */
-static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool write)
+void emit_call_back(struct emit *e, struct jit *jit, jit_cold_fn *fn, unsigned how)
 {
     const int32_t shift = 16; /* the return address, and the flags */
     e8(e, 0x9c);              /* pushfq */
@@ -178,8 +178,8 @@ static void emit_fill(struct emit *e, struct jit *jit, unsigned class, bool writ
     e_lea(e, H_DI, at(H_SP, shift));
     e_mov(e, H_SI, H_15);
     e_load(e, H_DX, at(H_SP, 8));
-    e_mov_imm(e, H_CX, class << 1 | (unsigned)write);
-    e_mov_imm(e, H_AX, (uint64_t)(uintptr_t)fill);
+    e_mov_imm(e, H_CX, how);
+    e_mov_imm(e, H_AX, (uint64_t)(uintptr_t)fn);
     e8(e, 0xff); /* call rax */
     e8(e, 0xd0);
     jit_vector_unpark(e, jit, shift);
@@ -224,8 +224,9 @@ void jit_stubs(struct jit *jit)
     for (unsigned class = 0; class < JIT_CLASSES; class ++)
         for (unsigned write = 0; write < 2; write++) {
             jit->fill[class][write] = jit_offset(jit, e.p);
-            emit_fill(&e, jit, class, write);
+            emit_call_back(&e, jit, fill, class << 1 | write);
         }
+    jit_recent_stub(&e, jit);
     jit_call_stubs(jit, &e);
     jit->used = jit->fixed = jit_offset(jit, e.p);
 }

@@ -18,7 +18,24 @@ struct jit_jump {
     const uint8_t *code;
 };
 
+#define RECENT_SETS 2      /* of loads, of stores */
+#define RECENT_ENTRIES 256 /* of each */
+#define RECENT_ALL (RECENT_SETS * RECENT_ENTRIES)
+
+/* Which page an access touched last: recent.c. The host has it at delta + linear address. */
+struct jit_recent_page {
+    uint64_t neg_page, delta;
+    uint32_t left, hits; /* misses until somebody looks at it, and the hits meanwhile, where they are counted */
+};
+
+struct jit_recent {
+    uint64_t limit[RECENT_ALL]; /* an access that begins there in the page, or behind, misses; 0: empty */
+    struct jit_recent_page page[RECENT_ALL];
+    uint32_t used[RECENT_SETS]; /* whether there are limits that are not 0 */
+};
+
 struct jit_tables {
+    struct jit_recent recent;
     struct jit_jump jump[JIT_TABLES][JIT_JUMPS];
     /* The id of the (linear page, physical page, mode) that is mapped now, by a hash of the linear page; 0: none. */
     uint32_t page[JIT_TABLES][JIT_PAGES];
