@@ -24,6 +24,12 @@
 
 static uint32_t hash(uint64_t v) { return (uint32_t)(v * UINT64_C(0x9e3779b97f4a7c15) >> (64 - HASH_BITS)); }
 
+/* Where by_key has a block. Those of a page are close to each other: who looks for one has just looked for another. */
+static uint32_t key_slot(uint64_t gpa, uint32_t mode)
+{
+    return (hash(gpa >> 12 ^ (uint64_t)mode << 40) + (uint32_t)(gpa & 0xfff) / 4) & (HASH_SIZE - 1);
+}
+
 /* All ones is the key of no generation: an entry of zeroes would be the answer to some jump to 0. */
 static void forget_jumps(struct block_cache *bc) { memset(bc->jump, 0xff, sizeof(bc->jump)); }
 
@@ -97,7 +103,7 @@ static void retire(struct block *b)
 
 static void unlink_key(struct block_cache *bc, struct block *b)
 {
-    struct block **p = &bc->by_key[hash(b->gpa ^ b->mode)];
+    struct block **p = &bc->by_key[key_slot(b->gpa, b->mode)];
     while (*p && *p != b)
         p = &(*p)->by_key;
     if (*p)
@@ -245,7 +251,7 @@ static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const
 
 static void insert(struct block_cache *bc, struct block *b)
 {
-    uint32_t h = hash(b->gpa ^ b->mode);
+    uint32_t h = key_slot(b->gpa, b->mode);
     b->by_key = bc->by_key[h];
     bc->by_key[h] = b;
     h = hash(b->gpa >> 12);
@@ -318,7 +324,7 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
 
 static struct block *find(struct cpu *cpu, uint64_t lin, uint64_t gpa)
 {
-    for (struct block *b = cpu->blocks->by_key[hash(gpa ^ block_mode(cpu))]; b; b = b->by_key) {
+    for (struct block *b = cpu->blocks->by_key[key_slot(gpa, block_mode(cpu))]; b; b = b->by_key) {
         if (b->gpa != gpa || b->mode != block_mode(cpu))
             continue;
         if (!b->crosses)

@@ -37,7 +37,7 @@ static void translate(struct cpu *cpu, uint64_t lin, unsigned access, struct xla
     enum tlb_mode mode = access_mode(cpu, access);
     if (UNLIKELY(cpu->long_mode && !mmu_canonical(lin)))
         cpu_raise(cpu, is_stack(cpu, lin, access) ? EXC_SS : EXC_GP, 0);
-    if (UNLIKELY(!mmu_walk(cpu, lin, access & (MMU_READ | MMU_WRITE), mode, x)))
+    if (UNLIKELY(!mmu_translate(cpu, lin, access & (MMU_READ | MMU_WRITE), mode, x)))
         cpu_page_fault(cpu, lin, x->pfec);
     if (LIKELY(!(mode == TLB_USER && cpu->tlb == &cpu->tlb_sets[TLB_USER_AC])))
         tlb_fill(cpu, lin, mode, access & MMU_WRITE, x);

@@ -30,6 +30,16 @@ struct itlb_entry {
     uint32_t global;
 };
 
+/* See tlb2.c. */
+#define TLB2_ENTRIES 4096
+struct tlb2_entry {
+    uint64_t tag; /* linear page | 1; 0: nothing here */
+    uint64_t gen; /* valid while it equals mmu.itlb_gen[is it global] */
+    uint64_t gpa; /* of the page */
+    uint8_t *host;
+    uint32_t rights; /* XLAT_* */
+};
+
 /* An enabled data breakpoint. */
 struct watch {
     uint64_t lin;
@@ -48,7 +58,10 @@ struct mmu {
     uint8_t mark[TLB_FLAT];
     struct tlb_log local, global;
     struct itlb_entry itlb[ITLB_ENTRIES];
-    uint64_t itlb_gen[2];
+    uint64_t itlb_gen[2]; /* of what is not global, and of what is */
+    struct tlb2_entry second[TLB2_ENTRIES];
+    uint64_t second_hits, second_misses;
+    bool one_level;         /* `second` is not used */
     struct large_map large; /* cleared by a full flush only: stale bits cost time, not correctness */
     bool large_any;
     struct watch watch[4];
@@ -80,10 +93,12 @@ struct xlat {
     uint8_t *host; /* of that byte; NULL if not RAM or ROM */
     bool rom;      /* writes vanish */
     bool global;
-    bool write_ok;  /* the mode asked for may write too, and D is set */
-    unsigned shift; /* log2 of the page that maps it */
-    uint32_t pfec;  /* when the walk failed */
+    bool write_ok;   /* the mode asked for may write too, and D is set */
+    unsigned shift;  /* log2 of the page that maps it */
+    uint32_t rights; /* of a walk: what all its entries allow, and D of the last */
+    uint32_t pfec;   /* when the walk failed */
 };
+enum { XLAT_USER = 1, XLAT_WRITE = 2, XLAT_NX = 4, XLAT_DIRTY = 8, XLAT_GLOBAL = 16 };
 
 /* The RAM or ROM region of gpa, or NULL. */
 static inline const struct mem_region *mmu_region(struct mmu *m, uint64_t gpa)
@@ -105,7 +120,13 @@ static inline bool mmu_canonical(uint64_t lin) { return (uint64_t)((int64_t)(lin
  */
 bool mmu_walk(struct cpu *, uint64_t lin, unsigned access, enum tlb_mode, struct xlat *);
 
-/* tlb.c: enters a translation that mmu_walk() made for a read or a write. */
+/* tlb2.c: the same from the second-level TLB, if that has it; else it is entered there. */
+bool mmu_translate(struct cpu *, uint64_t lin, unsigned access, enum tlb_mode, struct xlat *);
+void tlb2_forget_page(struct mmu *, uint64_t lin);
+
+/* tlb.c: a page of 2^shift bytes around lin has pieces in a TLB. */
+void tlb_note_large(struct mmu *, uint64_t lin, unsigned shift);
+/* Enters a translation that mmu_translate() gave for a read or a write. */
 void tlb_fill(struct cpu *, uint64_t lin, enum tlb_mode, bool write, const struct xlat *);
 /* Drops all entries, as if others had taken their places. */
 void tlb_forget(struct cpu *);

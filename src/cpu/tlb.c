@@ -87,7 +87,7 @@ static bool page_watched(const struct mmu *m, uint64_t lin)
 static unsigned large_bit_2m(uint64_t lin) { return (unsigned)(lin >> 21 & 1023) | (unsigned)(lin >> 63) << 10; }
 static unsigned large_bit_1g(uint64_t lin) { return (unsigned)(lin >> 30 & 31) | (unsigned)(lin >> 63) << 5; }
 
-static void note_large(struct mmu *m, uint64_t lin, unsigned shift)
+void tlb_note_large(struct mmu *m, uint64_t lin, unsigned shift)
 {
     m->large_any = true;
     if (shift == 30)
@@ -116,7 +116,7 @@ void tlb_fill(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write, con
     uint8_t *host_page = x->host - (x->gpa & 0xfff);
     unsigned at = mode * 2 * TLB_ENTRIES + (lin >> 12 & (TLB_ENTRIES - 1));
     if (UNLIKELY(x->shift > 12))
-        note_large(m, lin, x->shift);
+        tlb_note_large(m, lin, x->shift);
     if (!write || vacant(m, at, lin))
         enter(m, at, lin, host_page, x->global);
     at += TLB_ENTRIES;
@@ -148,10 +148,10 @@ uint64_t mmu_fetch(struct cpu *cpu, uint64_t lin)
     struct xlat x;
     if (UNLIKELY(cpu->long_mode && !mmu_canonical(lin)))
         cpu_gp(cpu, 0);
-    if (!mmu_walk(cpu, lin, MMU_FETCH, cpu->cpl == 3 ? TLB_USER : TLB_KERNEL, &x))
+    if (!mmu_translate(cpu, lin, MMU_FETCH, cpu->cpl == 3 ? TLB_USER : TLB_KERNEL, &x))
         cpu_page_fault(cpu, lin, x.pfec);
     if (x.shift > 12)
-        note_large(m, lin, x.shift);
+        tlb_note_large(m, lin, x.shift);
     *e = (struct itlb_entry){
         .key = key, .gpa = x.gpa & ~UINT64_C(0xfff), .gen = m->itlb_gen[x.global], .global = x.global};
     return x.gpa;
@@ -253,6 +253,7 @@ void mmu_flush_page(struct cpu *cpu, uint64_t lin)
     jit_unmap_page(cpu, lin, 12);
     jit_forget_recent(cpu);
     m->itlb[lin >> 12 & (ITLB_ENTRIES - 1)].key = 0;
+    tlb2_forget_page(m, lin);
     next_fetch_gen(cpu);
 }
 

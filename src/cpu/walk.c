@@ -206,6 +206,8 @@ bool mmu_walk(struct cpu *cpu, uint64_t lin, unsigned access, enum tlb_mode mode
             tries < MAX_RESTARTS)
             continue;
         x->write_ok = may_write && (w.step[w.n - 1].val & PTE_D);
+        x->rights = (us ? XLAT_USER : 0) | (rw ? XLAT_WRITE : 0) | (nx ? XLAT_NX : 0) |
+                    (w.step[w.n - 1].val & PTE_D ? XLAT_DIRTY : 0);
         x->global = (leaf & PTE_G) && (cpu->cr4 & CR4_PGE);
         x->gpa = w.gpa;
         x->shift = w.shift;

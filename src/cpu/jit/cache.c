@@ -102,6 +102,7 @@ int jit_new(struct cpu *cpu)
         jit_free(cpu);
         return err ? err : -ENOMEM;
     }
+    mmu_of(cpu)->one_level = !jit->opt.tlb2;
     struct jit_words *w = &cpu->words;
     w->index_mask = (uint64_t)(TLB_ENTRIES - 1) << 12;
     for (unsigned i = 0; i < 6; i++)
@@ -240,7 +241,11 @@ void jit_unmap_page(struct cpu *cpu, uint64_t lin, unsigned shift)
 
 /* -- blocks -- */
 
-static uint64_t key_of(uint32_t id, uint64_t rip) { return (uint64_t)id << 12 | (rip & 0xfff); }
+/* Neighbours in a page of code are neighbours here: who looks for one has just looked for another. */
+static uint32_t key_slot(uint32_t id, uint64_t rip)
+{
+    return (hash(id) + (uint32_t)(rip & 0xfff) / 4) & (HASH_SIZE - 1);
+}
 
 struct jit_block *jit_block_add(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id)
 {
@@ -269,7 +274,7 @@ static void insert_by_page(struct jit *jit, uint32_t n)
 
 void jit_block_insert(struct jit *jit, struct jit_block *b, uint64_t gpa2, uint64_t chunks2)
 {
-    uint32_t n = jit->nblocks++, *key = &jit->by_key[hash(key_of(b->id, b->rip))];
+    uint32_t n = jit->nblocks++, *key = &jit->by_key[key_slot(b->id, b->rip)];
     b->by_key = *key;
     *key = n;
     insert_by_page(jit, n);
@@ -281,7 +286,7 @@ void jit_block_insert(struct jit *jit, struct jit_block *b, uint64_t gpa2, uint6
 
 static struct jit_block *find(const struct jit *jit, uint32_t id, uint64_t rip)
 {
-    for (uint32_t n = jit->by_key[hash(key_of(id, rip))]; n; n = jit->blocks[n].by_key)
+    for (uint32_t n = jit->by_key[key_slot(id, rip)]; n; n = jit->blocks[n].by_key)
         if (jit->blocks[n].id == id && jit->blocks[n].rip == rip && !jit->blocks[n].dead)
             return &jit->blocks[n];
     return NULL;
@@ -478,6 +483,7 @@ bool jit_run(struct cpu *cpu)
     struct jit *jit = cpu->jit;
     struct jit_words *w = &cpu->words;
     uint32_t link = 0;
+    bool again = false;
     bool known = true; /* the jump table may be asked: its entries' guards have not just failed */
     if (jit->lockstep && lockstep_failed(jit->lockstep)) { /* nothing more happens, until the VM is stopped */
         atomic_store(&cpu->exit_request, 1);
@@ -492,6 +498,10 @@ bool jit_run(struct cpu *cpu)
             code = (uint32_t)(jump->code - jit->mem.rx);
             known = false;
         } else {
+            const struct op *cold = again ? block_cold(cpu) : NULL;
+            if (cold && jit_lets_wait(cpu, block_of(cold)))
+                return false;
+            again = true; /* before the first turn run_mixed() in cpu/run.c has asked */
             b = look_up(cpu, mode);
             if (!b)
                 return false;

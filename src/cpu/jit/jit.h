@@ -30,6 +30,7 @@ struct jit_options {
     bool string;     /* repeated string instructions as host memory operations */
     bool superblock; /* blocks go on behind conditional jumps */
     bool vector;     /* vector and x87 instructions are the host's own */
+    bool tlb2;       /* page walks ask the second-level TLB first; the interpreter's do as well */
     bool slow;       /* every memory access takes the cold path first */
     bool lockstep;   /* each block is compared with the interpreter: jit/lockstep.c; implies no chain, no superblock */
     bool perf;       /* /tmp/perf-PID.map */

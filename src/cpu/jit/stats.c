@@ -190,6 +190,10 @@ void jit_stats_print(struct cpu *cpu, unsigned n)
              share(s->left_guard - s->left_indirect, leaves), share(s->left_request, leaves));
     log_info("cpu %u: translator: first-level TLB missed %llu times, filled again %llu times", n, u(s->fills),
              u(s->filled));
+    const struct mmu *m = mmu_of(cpu);
+    log_info("cpu %u: second-level TLB, fetches and the interpreter's accesses included: hit %llu times, missed %llu "
+             "times",
+             n, u(m->second_hits), u(m->second_misses));
     if (jit->lockstep)
         lockstep_print(jit->lockstep, n);
     if (!jit->accounts)
