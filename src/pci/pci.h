@@ -1,15 +1,21 @@
 /*
- * PCI (Local Bus Specification 3.0): bus 0 behind configuration mechanism 1 at
- * ports 0xCF8-0xCFF, type 0 headers, and the routing of INTA#-INTD#.
+ * PCI (Local Bus Specification 3.0, Express Base 4.0 where it adds): bus 0
+ * behind configuration mechanism 1 at ports 0xCF8-0xCFF and behind ECAM, type 0
+ * headers, BARs, capabilities, message-signalled interrupts, and the routing of
+ * INTA#-INTD#.
  *
- * A device lays out its configuration space with pci_set*(), which are the
- * values after a reset, says which bits a guest may write or clear (a mask of
- * each byte), and gets hooks for what has effects. BARs of devices come with
- * the devices: `bar` and pci_ops.bar_* are their place.
+ * A device lays out its configuration space with pci_set*(), pci_bar_*() and
+ * the capabilities' functions, all of it before the guest runs; these are the
+ * values after a reset. It says which bits a guest may write or clear (a mask
+ * of each byte), and gets hooks for what has effects. Its BARs appear on the
+ * buses and leave them as the guest moves, resizes, enables and disables them.
  *
- * Locks: the bus's `lock` covers configuration space and is the outermost of
- * all; pci_ops run with it held and may take the device's. The routing of
- * interrupts has one of its own, inside any device's and outside of the chipset's.
+ * Locks, in their order: the bus's `lock` covers configuration space and where
+ * BARs are, and pci_ops run with it held; then a device's own, which the
+ * accesses to its BARs take; then the device's msi_lock and the router's lock,
+ * which are taken inside pci_notify() and pci_intx(); then the chipset's. So a
+ * device may notify under its lock, and must not touch configuration space
+ * (pci_cfg_*) with it held.
  */
 #ifndef XHYVE_PCI_PCI_H
 #define XHYVE_PCI_PCI_H
@@ -22,8 +28,10 @@
 #include "core/bus.h"
 #include "core/irq.h"
 #include "core/state.h"
+#include "util/log.h"
 
-#define PCI_CFG_SIZE 256
+#define PCI_CFG_SIZE 256      /* what mechanism 1 reaches, and all that a function without Express capability has */
+#define PCI_CFG_EXT_SIZE 4096 /* what ECAM reaches */
 #define PCI_SLOTS 32
 #define PCI_FUNCS 8
 #define PCI_BARS 6
@@ -52,9 +60,20 @@ enum {
 };
 enum { PCI_STATUS_INTX = 1 << 3, PCI_STATUS_CAPABILITIES = 1 << 4 };
 
+enum pci_cap_id {
+    PCI_CAP_PM = 0x01,
+    PCI_CAP_MSI = 0x05,
+    PCI_CAP_VENDOR = 0x09,
+    PCI_CAP_EXPRESS = 0x10,
+    PCI_CAP_MSIX = 0x11,
+    PCI_CAP_AF = 0x13,
+};
+enum pci_ext_cap_id { PCI_EXT_CAP_REBAR = 0x15 };
+
 struct pci_bus;
 struct pci_dev;
 
+/* All hooks run with the bus's lock held, and may take the device's; none may wait for another thread. */
 struct pci_ops {
     const char *name;
     bool route_pirqs; /* this is the bridge with the PIRQ routing registers */
@@ -62,29 +81,62 @@ struct pci_ops {
     void (*cfg_read)(struct pci_dev *, unsigned off, unsigned size);
     /* After a write, cfg changed as the masks allow; old[4] is the aligned dword as it was. Optional. */
     void (*cfg_write)(struct pci_dev *, unsigned off, unsigned size, const uint8_t old[4]);
-    void (*reset)(struct pci_dev *); /* cfg has its reset values again. Optional. */
-    void (*free)(struct pci_dev *);  /* removed from the bus; frees the struct around it. Optional. */
+    /*
+     * A BAR is now decoded at addr with this size, or (mapped false) no longer
+     * where it was: for ioeventfds, which sit at guest addresses. Optional.
+     */
+    void (*bar_moved)(struct pci_dev *, unsigned n, bool mapped, uint64_t addr, uint64_t size);
+    /*
+     * Machine reset, or the guest has reset the function (FLR): cfg has its
+     * reset values again, BARs and interrupts are off, nothing is pending. What
+     * other threads still do for the device is theirs to end; `busy` tells. Optional.
+     */
+    void (*reset)(struct pci_dev *);
+    bool (*busy)(struct pci_dev *); /* "transactions pending": DMA from before a reset is under way. Optional. */
+    /* The device's own state behind its configuration space's; load checks what it reads. Optional, both or none. */
+    int (*save)(struct pci_dev *, struct state_blob *);
+    int (*load)(struct pci_dev *, const uint8_t *data, size_t len, size_t *pos);
+    void (*free)(struct pci_dev *); /* removed from the bus; frees the struct around it. Optional. */
 };
 
+enum pci_bar_kind { PCI_BAR_NONE, PCI_BAR_IO, PCI_BAR_MEM };
+enum pci_bar_flags { PCI_BAR_64 = 1, PCI_BAR_PREFETCH = 2 }; /* memory: two registers, n and n + 1; prefetchable */
+
 struct pci_bar {
-    uint64_t size; /* 0: none; a power of two */
-    uint8_t kind;  /* with the devices */
-    const struct io_ops *ops;
-    void *dev;
+    uint64_t size; /* now; a power of two; 0: none */
+    uint64_t reset_size;
+    uint64_t sizes; /* that the guest may choose, as an OR of them; 0: not resizable */
+    uint8_t kind, flags;
+    const struct io_ops *ops; /* the device's */
+    void *arg;
+    struct pci_dev *dev;
+    struct io_ops claim_ops; /* what the bus calls: `dev` of its ranges is the BAR, which tells equal bases apart */
+    bool claimed;
+    uint64_t base, len; /* as claimed */
 };
 
 struct pci_state {
-    uint8_t cfg[PCI_CFG_SIZE];
-    uint8_t intx; /* the device asserts its pin */
+    uint8_t cfg[PCI_CFG_EXT_SIZE];
+    uint8_t intx;         /* the device asserts its pin */
+    uint32_t msi_pending; /* bit n: MSI vector n waits to be unmasked */
 };
+
+struct pci_msix; /* msi.c */
 
 struct pci_dev { /* embedded in the device's own struct */
     const struct pci_ops *ops;
     struct pci_bus *bus;
     uint8_t slot, func;
     struct pci_state s;
-    uint8_t init[PCI_CFG_SIZE], wmask[PCI_CFG_SIZE], w1cmask[PCI_CFG_SIZE];
+    uint8_t init[PCI_CFG_EXT_SIZE], wmask[PCI_CFG_EXT_SIZE], w1cmask[PCI_CFG_EXT_SIZE];
     struct pci_bar bar[PCI_BARS];
+    uint16_t pm, msi, msix_cap, express, af, rebar; /* where these capabilities are; 0: absent */
+    uint16_t last_cap, last_ext_cap;                /* the ends of the two lists */
+    uint64_t cap_dwords;                            /* bit n: the dword at 4 * n belongs to a capability */
+    uint16_t ext_end;                               /* first free byte after the extended capabilities */
+    struct pci_msix *msix;
+    /* Covers the MSI capability, the MSI-X table, pending bits, and from here the command register. */
+    pthread_mutex_t msi_lock;
     uint8_t intx_out; /* what arrives at the router: asserted and not disabled; under route_lock */
 };
 
@@ -95,6 +147,9 @@ struct pci_bus_state {
 struct pci_bus {
     struct pci_bus_state s;
     struct bus *pio, *mmio;
+    struct msi_sink msi;
+    uint64_t ecam_base, ecam_len; /* len 0: none */
+    struct log_limit log;
     pthread_mutex_t lock; /* recursive */
     struct pci_dev *dev[PCI_SLOTS * PCI_FUNCS];
     const struct io_ops *cf9_ops; /* who else lives in 0xCF8-0xCFB: see pci_bus_init() */
@@ -112,6 +167,7 @@ struct pci_bus {
 struct pci_wires {
     struct irq_line gsi[PCI_PIRQS]; /* PIRQA..H: IOAPIC pins 16 to 23 (level, high here means asserted) */
     struct irq_line isa[16]; /* to the 8259A pair only, level-triggered there; OR with ISA devices is the caller's */
+    struct msi_sink msi;     /* for messages; may be called with any lock held */
 };
 
 /*
@@ -121,9 +177,14 @@ struct pci_wires {
  */
 int pci_bus_init(struct pci_bus *, struct bus *pio, struct bus *mmio, const struct pci_wires *,
                  const struct io_ops *cf9_ops, void *cf9_dev);
+/*
+ * Offers configuration space of buses 0 to buses - 1, a MiB each, at base in
+ * MMIO space (only bus 0 has devices). 0 or -errno. Before the guest runs.
+ */
+int pci_add_ecam(struct pci_bus *, uint64_t base, unsigned buses);
 /* Frees all devices. vCPUs stopped. */
 void pci_bus_fini(struct pci_bus *);
-/* Machine reset; the firmware's work is to be done again (pci_assign_irqs). vCPUs stopped. */
+/* Machine reset; the firmware's work is to be done again (pci_assign_irqs, pci_assign_bars). vCPUs stopped. */
 void pci_bus_reset(struct pci_bus *);
 int pci_bus_save(struct pci_bus *, struct state_blob *);
 int pci_bus_load(struct pci_bus *, const uint8_t *data, size_t len, size_t *pos);
@@ -144,11 +205,95 @@ void pci_set8(struct pci_dev *, unsigned off, uint8_t v);
 void pci_set16(struct pci_dev *, unsigned off, uint16_t v);
 void pci_set32(struct pci_dev *, unsigned off, uint32_t v);
 
+/* ---- BARs: bar.c ---- */
+
+/*
+ * Gives BAR n (0 to 5) a meaning: `size` bytes, a power of two (I/O: 4 to 256;
+ * memory: at least 16) of the address space that ops serve, called with arg on
+ * the vCPU's thread and no lock held. -EINVAL for a size or register that
+ * cannot be, -EEXIST if it is taken. Before the guest runs.
+ */
+int pci_bar_io(struct pci_dev *, unsigned n, uint32_t size, const struct io_ops *, void *arg);
+int pci_bar_mem(struct pci_dev *, unsigned n, uint64_t size, unsigned flags, const struct io_ops *, void *arg);
+/*
+ * Lets the guest choose the size of a memory BAR by the Resizable BAR
+ * capability: `sizes` is the OR of all that it may choose (powers of two, 1 MiB
+ * to 512 GiB, those beyond 2 GiB for a 64-bit BAR only), its size so far among
+ * them. After pci_express_init(). 0 or -errno.
+ */
+int pci_bar_resizable(struct pci_dev *, unsigned n, uint64_t sizes);
+
+/* Where a PC's firmware may put BARs; len 0: nowhere. */
+struct pci_windows {
+    uint16_t io_base, io_len;
+    uint32_t mem32_base, mem32_len;
+    uint64_t mem64_base, mem64_len;
+};
+/*
+ * What a PC's firmware does at boot: gives every BAR an address, and enables
+ * decoding. 64-bit BARs of 16 MiB and more go above 4 GiB, smaller ones there
+ * when the window below is full, so that 32-bit guests can use what they find.
+ * -ENOSPC if one does not fit, with a line that names it in why[n]. vCPUs stopped.
+ */
+int pci_assign_bars(struct pci_bus *, const struct pci_windows *, char *why, size_t n);
+
+/* ---- capabilities: caps.c ---- */
+
+/*
+ * Adds a capability of `len` bytes, id and next pointer included, at the first
+ * free place from 0x40, or at `off` (a multiple of 4), to the end of the list.
+ * The offset, its other bytes zero and read-only (pci_set*(), wmask); -ENOSPC;
+ * -EINVAL. Before the guest runs, as all of these.
+ */
+int pci_add_cap(struct pci_dev *, uint8_t id, unsigned len);
+int pci_add_cap_at(struct pci_dev *, uint8_t id, unsigned off, unsigned len);
+/* A vendor-specific one: its third byte is its length. */
+int pci_add_vendor_cap(struct pci_dev *, unsigned len);
+/* An extended one of `len` bytes, its header included, from 0x100. After pci_express_init(). */
+int pci_add_ext_cap(struct pci_dev *, uint16_t id, unsigned version, unsigned len);
+
+/* Power management: D0 and D3hot, in which nothing but configuration space answers; state survives. 0 or -errno. */
+int pci_pm_init(struct pci_dev *);
+/* PCI Express: an endpoint integrated into the root complex, which can be reset by its function level reset. */
+int pci_express_init(struct pci_dev *);
+/* Function level reset of a device that is not PCI Express ("advanced features"). */
+int pci_af_init(struct pci_dev *);
+
 /* Configuration accesses, 1, 2 or 4 bytes at any offset of a function. Any thread. */
 uint32_t pci_cfg_read(struct pci_bus *, unsigned slot, unsigned func, unsigned off, unsigned size);
 void pci_cfg_write(struct pci_bus *, unsigned slot, unsigned func, unsigned off, unsigned size, uint32_t val);
 
-/* ---- interrupts: route.c ---- */
+/* ---- message-signalled interrupts: msi.c ---- */
+
+#define PCI_MSI_MAX 32
+#define PCI_MSIX_MAX 2048
+#define PCI_NO_VECTOR 0xffffu
+
+/* The MSI capability: 64-bit addresses, per-vector masks; nvectors: a power of two up to 32. 0 or -errno. */
+int pci_msi_init(struct pci_dev *, unsigned nvectors);
+/*
+ * The MSI-X capability, 1 to 2048 vectors, with a 32-bit memory BAR of its own
+ * for table and pending bits. 0 or -errno.
+ */
+int pci_msix_init(struct pci_dev *, unsigned nvectors, unsigned bar);
+/* The same inside a memory BAR that the device has: it does not see accesses to these places (multiples of 8). */
+int pci_msix_init_in(struct pci_dev *, unsigned nvectors, unsigned bar, uint32_t table, uint32_t pba);
+
+/*
+ * An interrupt: message `vector` by MSI-X or else MSI, whichever the guest has
+ * enabled, now or as soon as it is unmasked; with neither, asserts the INTx pin,
+ * which pci_intx(dev, false) lowers when the device's reason is gone. A vector
+ * that does not exist, PCI_NO_VECTOR too, is none; MSI vectors wrap around at
+ * the number that the guest has granted. Any thread, also under the device's lock.
+ */
+void pci_notify(struct pci_dev *, unsigned vector);
+/* The INTx pin, level. It is not seen outside while messages are enabled. Any thread, also under the device's lock. */
+void pci_intx(struct pci_dev *, bool level);
+/* Has the guest enabled MSI-X; MSI or MSI-X? Any thread. */
+bool pci_msix_enabled(struct pci_dev *);
+bool pci_messages_enabled(struct pci_dev *);
+
+/* ---- interrupts by wire: route.c ---- */
 
 /* The wire of a function's INTx pin (it leads nowhere if it has none), level. Any thread, also under a device's lock. */
 struct irq_line pci_intx_line(struct pci_dev *);
