@@ -1,21 +1,36 @@
-"""Debian's kernel with every translated block compared with the interpreter: a minute, and several with rare ways made
-frequent (a TLB of one entry, cold paths forced, a code cache of 256 KiB, exits without a reason)."""
+"""Debian's kernels with every translated block compared with the interpreter: as they are, and with rare ways made
+frequent (a TLB of one entry, cold paths forced, a code cache of 256 KiB, exits without a reason), each and together."""
 
 import re
 
 from harness import ACCEL, Guest, Skip, boot, expect, expect_equal, test
 
-RARE = ["jit.slow=on", "jit.tlb=1", "jit.cache=256K", "jit.exits=20"]
+# Each a kernel of 64 bits, of 32 bits with PAE, and without.
+KERNELS = {
+    "cloud": ("64 bits", ["-m", "512M"], boot, ("cloud", "quiet")),
+    "pae": ("32 bits with PAE", ["-m", "512M"], boot, ("pae", "quiet")),
+    "i386": ("32 bits", ["-m", "256M"], boot, ("i386", "quiet acpi=off", ())),
+}
+WAYS = {
+    "as it is": [],
+    "a TLB of one entry": ["jit.tlb=1"],
+    "cold paths": ["jit.slow=on"],
+    "a small cache": ["jit.cache=256K"],
+    "exits": ["jit.exits=20"],
+    "all rare ways": ["jit.slow=on", "jit.tlb=1", "jit.cache=256K", "jit.exits=20"],
+}
 
 
-def compared(t, name, options, seconds):
+def compared(t, kernel, way):
     if ACCEL not in ("soft", "auto"):
         raise Skip("soft only")
-    settings = [word for option in ["jit.lockstep=on", "stats=exit", *options] for word in ("-o", option)]
-    with Guest(name, ["-m", "512M", "-c", "1", *settings] + boot("cloud", "quiet")) as g:
+    _, memory, how, arguments = KERNELS[kernel]
+    settings = [word for option in ["jit.lockstep=on", "stats=exit", *WAYS[way]] for word in ("-o", option)]
+    with Guest(f"lockstep {kernel} {way}", [*memory, "-c", "1", *settings] + how(*arguments)) as g:
         with t.case("it boots, and works"):
-            g.ready(seconds)
-            expect_equal(g.run("seq 1 2000 | sort -r -n | head -n 1", seconds), "2000", "the first of them")
+            g.ready(3600)
+            expect_equal(g.run("seq 1 2000 | sort -r -n | head -n 1", 900), "2000", "the first of them")
+            g.quiet()
         with t.case("no block has another outcome"):
             g.poweroff()
             said = g.stderr.decode("utf-8", "replace")
@@ -24,11 +39,7 @@ def compared(t, name, options, seconds):
             expect("differ" not in said, said)
 
 
-@test("long: lockstep, a whole boot", long=True)
-def plain(t):
-    compared(t, "lockstep", [], 900)
-
-
-@test("long: lockstep, a whole boot with rare ways made frequent", long=True)
-def rare(t):
-    compared(t, "lockstep-rare", RARE, 3600)
+for _kernel, (_bits, *_) in KERNELS.items():
+    for _way in WAYS:
+        test(f"long: lockstep, a kernel of {_bits}, {_way}", long=True)(
+            lambda t, kernel=_kernel, way=_way: compared(t, kernel, way))
