@@ -1,6 +1,7 @@
 /*
- * Twice-mapped code memory on Linux: a memfd, or, where the size of files is
- * limited (RLIMIT_FSIZE), shared anonymous memory that mremap(2) maps again.
+ * Twice-mapped code memory on Linux: a memfd, or, where there are none (a
+ * sandbox around us, vm.memfd_noexec) or the size of files is limited
+ * (RLIMIT_FSIZE), shared anonymous memory that mremap(2) maps again.
  */
 #include "os/jitmem.h"
 
@@ -37,14 +38,8 @@ static bool file_may_be(size_t size)
     return getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= size;
 }
 
-int os_jitmem_new(struct os_jitmem *m, size_t size)
+static int map_file(struct os_jitmem *m)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    m->size = (size + page - 1) / page * page;
-    m->rw = NULL;
-    m->rx = NULL;
-    if (!file_may_be(m->size))
-        return map_anonymous(m);
     int fd = memfd_create("xhyve-code", MFD_CLOEXEC | MFD_EXEC);
     if (fd < 0 && errno == EINVAL)
         fd = memfd_create("xhyve-code", MFD_CLOEXEC);
@@ -64,6 +59,17 @@ int os_jitmem_new(struct os_jitmem *m, size_t size)
 out:
     close(fd);
     return err;
+}
+
+int os_jitmem_new(struct os_jitmem *m, size_t size)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    m->size = (size + page - 1) / page * page;
+    m->rw = NULL;
+    m->rx = NULL;
+    if (file_may_be(m->size) && map_file(m) == 0)
+        return 0;
+    return map_anonymous(m);
 }
 
 void os_jitmem_free(struct os_jitmem *m)

@@ -130,6 +130,9 @@ static inline bool cpuid_has(const struct cpuid_table *t, enum x86_feature f)
 int cpuid_build(struct cpuid_table *, const char *model, const uint32_t offered[CPUID_WORDS],
                 const struct cpuid_topology *, uint64_t tsc_hz, uint64_t apic_hz, char *why, size_t n);
 
+/* The feature that Linux calls so in /proc/cpuinfo; X86_NONE: it is not one of these. */
+enum x86_feature cpuid_feature(const char *name);
+
 /* What the host CPU has, in the same words; all zero on other architectures. */
 void cpuid_host_words(uint32_t words[CPUID_WORDS]);
 

@@ -124,6 +124,14 @@ const char *cpuid_feature_name(enum x86_feature f)
     return "?";
 }
 
+enum x86_feature cpuid_feature(const char *name)
+{
+    for (size_t i = 0; i < NNAMES; i++)
+        if (strcmp(names[i].name, name) == 0)
+            return (enum x86_feature)names[i].feature;
+    return X86_NONE;
+}
+
 /* One list of a level. -EINVAL names the first feature that is not offered. */
 static int add_all(uint32_t *w, const uint32_t *offered, const uint16_t *list, size_t n, const char *model, char *why,
                    size_t whylen)

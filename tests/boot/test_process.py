@@ -1,5 +1,7 @@
 """The process among others: descriptors it was not given, signals it was told to ignore, limits, full devices."""
 
+import ctypes
+import errno
 import os
 import re
 import resource
@@ -9,7 +11,7 @@ import subprocess
 import tempfile
 import termios
 
-from harness import ACCEL, SLOW, XHYVE, Failure, Guest, expect, expect_equal, test
+from harness import ACCEL, SLOW, XHYVE, Failure, Guest, Skip, expect, expect_equal, test
 
 
 def kernel_of(code, folder):
@@ -98,6 +100,77 @@ def limits(t):
                                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                             preexec_fn=limited(kind, value)))
                 expect(status == 1 and said.count("\n") == 1, f"status {status}: {said!r}")
+
+
+def without(*calls):
+    """For a child: these system calls fail with EPERM (seccomp(2), by a program of BPF)."""
+    def statement(code, yes, no, value):
+        return struct.pack("HBBI", code, yes, no, value)
+
+    def install():
+        program = statement(0x20, 0, 0, 0)  # load the call's number
+        for number in calls:
+            program += statement(0x15, 0, 1, number) + statement(0x06, 0, 0, 0x50000 | errno.EPERM)
+        program += statement(0x06, 0, 0, 0x7fff0000)
+        buffer = ctypes.create_string_buffer(program)
+        filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer)))
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        if prctl(38, 1, 0, 0, 0) or prctl(22, 2, filter_, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+    return install
+
+
+MEMFD_CREATE, MREMAP = 319, 25
+COUNT = "b9a0860100 90 49 75fc b014 e6f4 f4"  # a loop, 100,000 times
+
+
+@test("process: hosts that cannot translate")
+def untranslatable(t):
+    if ACCEL not in ("soft", "auto") or os.uname().machine != "x86_64":
+        raise Skip("for soft on x86-64")
+
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        def counted(cpus, *options, preexec=None):
+            settings = [word for option in options for word in ("-o", option)]
+            args = ["-c", str(cpus), "-o", "stats=exit", *settings, "-l", "pc-testdev", "-f",
+                    "multiboot," + kernel_of(COUNT, folder)]
+            status, said = end_of(start(args, stdin=subprocess.DEVNULL, preexec_fn=preexec))
+            found = re.search(r"cpu 0: (\d+) instructions, (\d+) translated", said)
+            warnings = [line for line in said.split("\n") if "warning" in line]
+            expect_equal(status, 41, f"status (it said {said!r})")
+            expect(found and int(found[1]) >= 200000, f"instructions: {said!r}")
+            return int(found[2]) > 100000, warnings
+
+        with t.case("as it is: translated"):
+            translated, warnings = counted(1)
+            if not translated and "needs" in str(warnings):
+                raise Skip(warnings[0])
+            expect_equal((translated, warnings), (True, []), "translated, and warnings")
+        with t.case("a CPU without BMI2: interpreted, one clear line"):
+            translated, warnings = counted(2, "jit.without=bmi2")
+            expect(not translated and len(warnings) == 1 and "BMI2" in warnings[0], str(warnings))
+        with t.case("jit=off: no line"):
+            expect_equal(counted(1, "jit=off", "jit.without=bmi2"), (False, []), "translated, and warnings")
+        with t.case("a CPU without AVX, ADX and other things: translated"):
+            expect_equal(counted(1, "jit.without=avx+adx+movbe+popcnt+abm+bmi1"), (True, []), "translated, and warnings")
+        with t.case("no memory for code: interpreted, one clear line"):
+            def little():
+                resource.setrlimit(resource.RLIMIT_AS, (1500 << 20, 1500 << 20))
+            translated, warnings = counted(1, "jit.cache=1G", preexec=little)
+            expect(not translated and len(warnings) == 1 and "no memory for translated code" in warnings[0],
+                   str(warnings))
+        with t.case("no memfd: memory for code is had in another way"):
+            expect_equal(counted(2, preexec=without(MEMFD_CREATE)), (True, []), "translated, and warnings")
+        with t.case("no memory that is mapped twice: the machine does not start, and says why"):
+            status, said = end_of(start(["-f", "multiboot," + kernel_of(COUNT, folder)], stdin=subprocess.DEVNULL,
+                                        preexec_fn=without(MEMFD_CREATE, MREMAP)))
+            expect(status == 1 and "no memory for generated code" in said, f"status {status}: {said!r}")
+        with t.case("lockstep without a translator is an error"):
+            for options, preexec in ((["jit.without=bmi2"], None), (["jit.cache=1G"], little)):
+                status, said = end_of(start(["-o", "jit.lockstep=on", "-o", *options, "-f",
+                                             "multiboot," + kernel_of(COUNT, folder)], stdin=subprocess.DEVNULL,
+                                            preexec_fn=preexec))
+                expect(status == 1 and "jit.lockstep=on" in said, f"status {status}: {said!r}")
 
 
 # Writes JMP into the test device's memory, where it leads back to the kernel, and goes there three times.

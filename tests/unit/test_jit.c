@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 
 #include "cpu/jit/int.h"
 #include "cpu/mmu_int.h"
@@ -167,6 +168,30 @@ static void a_page_may_be_another(void **state)
     assert_true(stats(r)->blocks < 12); /* what was made before is found again */
 }
 
+/* The end of an instruction on two pages is where its page is mapped now, not behind its beginning. */
+static void half_an_instruction_may_be_another(void **state)
+{
+    struct rig *r = *state;
+    static const char *const options[] = {"jit.threshold=1", "jit.threshold=1,jit.lockstep=on"};
+    PUT(r, CODE, 0xe8, 0xf9, 0x1f, 0, 0, 0xf4); /* call MAPPED - 2; hlt */
+    PUT(r, MAPPED - 2, 0xb8, 0x55);             /* mov eax, ... */
+    PUT(r, MAPPED, 1, 0, 0, 0xc3);              /* ...0155h; ret */
+    PUT(r, OTHER, 2, 0, 0, 0xc3);
+    for (unsigned k = 0; k < 2; k++) {
+        start(r, options[k]);
+        for (unsigned i = 0; i < 8; i++) {
+            map(r, i & 1 ? OTHER : MAPPED);
+            mmu_load_cr3(r->cpu, 0x1000);
+            for (unsigned n = 0; n < 4; n++)
+                assert_int_equal(run(r), i & 1 ? 0x255 : 0x155);
+        }
+        assert_true(stats(r)->blocks >= 4);
+        if (k)
+            assert_true(lockstep_compared(r->cpu->jit->lockstep) > 50 && !lockstep_failed(r->cpu->jit->lockstep));
+        jit_free(r->cpu);
+    }
+}
+
 static void indirect_jumps_and_returns_stay_inside(void **state)
 {
     struct rig *r = *state;
@@ -320,6 +345,51 @@ static void lockstep_finds_a_wrong_store(void **state)
     assert_true(lockstep_finds(*state, code, sizeof code, old, new, 4));
 }
 
+/* The guest is offered all of these, whatever the host has. */
+static void what_the_host_lacks_is_interpreted(void **state)
+{
+    static const struct {
+        const char *feature;
+        uint8_t code[6]; /* operands EAX, ECX */
+        uint32_t result;
+    } cases[] = {
+        {"adx", {0x66, 0x0f, 0x38, 0xf6, 0xc1}, 0xf0},   /* adcx eax, ecx */
+        {"movbe", {0x0f, 0x38, 0xf0, 0x07}, 0x11223344}, /* movbe eax, [rdi] */
+        {"popcnt", {0xf3, 0x0f, 0xb8, 0xc1}, 4},         /* popcnt eax, ecx */
+        {"abm", {0xf3, 0x0f, 0xbd, 0xc1}, 24},           /* lzcnt eax, ecx */
+        {"bmi1", {0xf3, 0x0f, 0xbc, 0xc1}, 4},           /* tzcnt eax, ecx */
+    };
+    struct rig *r = *state;
+    rig_store(r, 0x8000, 0x44332211, 4);
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char options[64];
+        uint8_t code[] = {0x31, 0xc0, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xf4}; /* xor eax, eax; ...; hlt */
+        snprintf(options, sizeof options, "jit.threshold=1,jit.without=%s", cases[i].feature);
+        for (unsigned n = 0; n < sizeof cases[i].code && cases[i].code[n]; n++)
+            code[2 + n] = cases[i].code[n];
+        start(r, options);
+        put(r, CODE, code, sizeof code);
+        for (unsigned n = 0; n < 3; n++) {
+            r->cpu->reg[RCX] = 0xf0;
+            r->cpu->reg[RDI] = 0x8000;
+            assert_int_equal(run(r), cases[i].result);
+        }
+        jit_flush(r->cpu);
+        r->cpu->rip = CODE;
+        assert_true(jit_at_once(r->cpu));
+        assert_int_equal(r->cpu->jit->tr.nops, 1); /* the call of a handler */
+        jit_free(r->cpu);
+    }
+}
+
+static void no_translator_without_what_it_needs(void **state)
+{
+    struct rig *r = *state;
+    r->vm.accel_options = "jit.without=bmi2";
+    assert_int_equal(jit_new(r->cpu), -ENOTSUP);
+    assert_null(r->cpu->jit);
+}
+
 static void options_are_checked(void **state)
 {
     struct jit_options o;
@@ -334,12 +404,17 @@ static void options_are_checked(void **state)
     assert_int_equal(o.cache, 256 << 10);
     assert_int_equal(o.tlb, 1);
     assert_true(o.chain && o.stats);
+    assert_int_equal(jit_options_parse(&o, "jit.without=bmi2+adx", why, sizeof why), 0);
+    assert_string_equal(jit_host_lacks(&o), "BMI2");
+    assert_int_equal(jit_options_parse(&o, "jit.without=lahf_lm", why, sizeof why), 0);
+    assert_string_equal(jit_host_lacks(&o), "LAHF");
     static const struct {
         const char *text, *complaint;
     } wrong[] = {
-        {"jit.cache=255K", "256K to 1G"}, {"jit.cache=2G", "256K to 1G"},  {"jit.cache=1X", "256K to 1G"},
-        {"jit.tlb=0", "1 to 1024"},       {"jit.tlb=1025", "1 to 1024"},   {"jit.threshold=x", "1 to 65535"},
-        {"jit.chain=maybe", "on or off"}, {"jit.chian=off", "jit.chain,"}, {"jit", "name=value"},
+        {"jit.cache=255K", "256K to 1G"}, {"jit.cache=2G", "256K to 1G"},       {"jit.cache=1X", "256K to 1G"},
+        {"jit.tlb=0", "1 to 1024"},       {"jit.tlb=1025", "1 to 1024"},        {"jit.threshold=x", "1 to 65535"},
+        {"jit.chain=maybe", "on or off"}, {"jit.chian=off", "jit.chain,"},      {"jit", "name=value"},
+        {"jit.without=", "bmi2+adx"},     {"jit.without=adx+", "found 'adx+'"}, {"jit.without=bmi3", "bmi3"},
     };
     for (unsigned i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         assert_int_equal(jit_options_parse(&o, wrong[i].text, why, sizeof why), -EINVAL);
@@ -359,9 +434,12 @@ int main(void)
         T(others_stores_into_code_count),
         T(a_full_cache_is_emptied),
         T(a_page_may_be_another),
+        T(half_an_instruction_may_be_another),
         T(indirect_jumps_and_returns_stay_inside),
         T(an_endless_loop_is_left_on_request),
         T(options_change_nothing),
+        T(what_the_host_lacks_is_interpreted),
+        T(no_translator_without_what_it_needs),
         T(lockstep_finds_a_wrong_register),
         T(lockstep_finds_wrong_flags),
         T(lockstep_finds_a_wrong_store),

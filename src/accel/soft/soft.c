@@ -35,6 +35,13 @@ static int soft_vm_open(struct vm *vm, const char *irqchip, char *why, size_t n)
         snprintf(why, n, "-o jit.lockstep=on: takes one virtual CPU, found -c %u", vm->nvcpus);
         return -EINVAL;
     }
+    const char *lacking = err || !options.on ? NULL : jit_host_lacks(&options);
+    if (lacking && options.lockstep) {
+        snprintf(why, n, "-o jit.lockstep=on: the translator needs %s, which this host does not have", lacking);
+        return -ENOTSUP;
+    }
+    if (lacking)
+        log_warn("the translator needs %s, which this host does not have: the guest is interpreted, and slow", lacking);
     return err;
 }
 
@@ -65,7 +72,7 @@ static int soft_vcpu_init(struct vcpu *vcpu)
     if (!cpu)
         return -ENOMEM;
     int err = jit_new(cpu);
-    return err == -ENOTSUP ? 0 : err;
+    return err == -ENOTSUP ? 0 : err; /* it is interpreted */
 }
 
 static void soft_vcpu_fini(struct vcpu *vcpu)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "util/bytes.h"
+#include "util/log.h"
 
 #define CODE_SIZE MiB(1)
 #define MAX_INSNS 16384
@@ -26,6 +27,7 @@ int vec_cache_new(struct vec_cache **out)
     vc->insns = calloc(MAX_INSNS, sizeof(*vc->insns));
     int err = vc->hash && vc->insns ? os_jitmem_new(&vc->code, CODE_SIZE) : -ENOMEM;
     if (err) {
+        log_error("no memory for generated code, which vector instructions need: %s", strerror(-err));
         vec_cache_free(vc);
         return err;
     }

@@ -18,6 +18,7 @@
 #include "cpu/flags.h"
 #include "cpu/jit/int.h"
 #include "cpu/mmu_int.h"
+#include "util/log.h"
 
 #define MAX_BLOCKS (256 * 1024)
 #define MAX_EXITS (512 * 1024)
@@ -56,28 +57,35 @@ static void clear_jumps(struct jit *jit)
     mark_last_jumps(tables);
 }
 
-static bool host_can(void)
+static void host_words(uint32_t *words, const struct jit_options *opt)
 {
-#ifdef __x86_64__
-    return __builtin_cpu_supports("bmi2");
-#else
-    return false;
-#endif
+    cpuid_host_words(words);
+    for (unsigned i = 0; i < CPUID_WORDS; i++)
+        words[i] &= ~opt->without[i];
+}
+
+const char *jit_host_lacks(const struct jit_options *opt)
+{
+    struct cpuid_table host;
+    host_words(host.words, opt);
+    return !cpuid_has(&host, X86_LM)        ? "x86-64"
+           : !cpuid_has(&host, X86_LAHF_LM) ? "LAHF"
+           : !cpuid_has(&host, X86_BMI2)    ? "BMI2"
+                                            : NULL;
 }
 
 int jit_new(struct cpu *cpu)
 {
-    if (!host_can())
-        return -ENOTSUP;
     struct jit *jit = calloc(1, sizeof *jit);
     if (!jit)
         return -ENOMEM;
     char why[256];
     int err = jit_options_parse(&jit->opt, cpu->vcpu->vm->accel_options, why, sizeof why);
-    if (err || !jit->opt.on) {
+    if (err || !jit->opt.on || jit_host_lacks(&jit->opt)) {
         free(jit);
         return err ? err : -ENOTSUP;
     }
+    host_words(jit->host.words, &jit->opt);
     if (jit->opt.perf)
         jit->perf = jit_perf_open(cpu->vcpu->id);
     if (jit->perf < 0) {
@@ -98,9 +106,14 @@ int jit_new(struct cpu *cpu)
     jit->by_key = reserve(HASH_SIZE * sizeof *jit->by_key);
     jit->by_page = reserve(HASH_SIZE * sizeof *jit->by_page);
     jit->page_hash = reserve(HASH_SIZE * sizeof *jit->page_hash);
-    if (err || !jit->blocks || !jit->exits || !jit->pages || !jit->by_key || !jit->by_page || !jit->page_hash) {
+    if (err || (jit->opt.lockstep && !jit->lockstep) || !jit->blocks || !jit->exits || !jit->pages || !jit->by_key ||
+        !jit->by_page || !jit->page_hash) {
+        bool needed = jit->opt.lockstep; /* which would compare nothing */
         jit_free(cpu);
-        return err ? err : -ENOMEM;
+        err = err ? err : -ENOMEM;
+        log_warn("vCPU %u: no memory for translated code (%s): %s", cpu->vcpu->id, strerror(-err),
+                 needed ? "jit.lockstep=on needs it" : "it is interpreted, and slow");
+        return needed ? err : -ENOTSUP;
     }
     mmu_of(cpu)->one_level = !jit->opt.tlb2;
     struct jit_words *w = &cpu->words;
@@ -110,7 +123,7 @@ int jit_new(struct cpu *cpu)
     w->jump_mask = JIT_JUMPS - 1;
     w->arith_mask = RFL_ARITH;
     jit_vector_init(w);
-    jit->vector = jit->opt.vector && jit_vector_possible();
+    jit->vector = jit->opt.vector && cpuid_has(&jit->host, X86_AVX); /* which asks for XSAVE as well */
     w->not_if_mask = ~(uint64_t)RFL_IF;
     w->df_mask = RFL_DF;
     jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */

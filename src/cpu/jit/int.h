@@ -172,6 +172,7 @@ struct jit {
     struct jit_accounts *accounts; /* NULL unless stats are asked for */
     bool left;                     /* the last jit_run() came out of generated code for the interpreter */
     struct jit_options opt;
+    struct cpuid_table host; /* of it the words alone: what generated code may use */
     struct os_jitmem mem;
     uint32_t used, fixed;                            /* bytes of the cache: in all, and by the stubs that stay */
     uint32_t enter, leave, leave_link, leave_interp, leave_target; /* offsets of stubs */
@@ -315,7 +316,6 @@ bool tr_vector_shares(const struct tr *, const struct insn *);
 /* vec_state.c: makes registers live, or leaves for the interpreter, before anything of the instruction was emitted. */
 void tr_live(struct tr *, enum jit_live);
 void tr_live_paths(struct tr *);
-bool jit_vector_possible(void);
 void jit_vector_init(struct jit_words *);
 void jit_vector_stubs(struct emit *, struct jit *);
 void jit_vector_save(struct emit *);

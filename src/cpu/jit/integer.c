@@ -29,7 +29,11 @@ static bool count_in_cl(const struct insn *in)
            o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_REG && o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM;
 }
 
-static enum way feature(const struct tr *t, unsigned f) { return cpuid_has(t->cpu->cpuid, f) ? WAY_PLAIN : WAY_NONE; }
+/* The guest may be offered what this host does not have: that is interpreted. */
+static enum way feature(const struct tr *t, unsigned f)
+{
+    return cpuid_has(t->cpu->cpuid, f) && cpuid_has(&t->jit->host, f) ? WAY_PLAIN : WAY_NONE;
+}
 
 static enum way way_of(const struct tr *t, const struct insn *in)
 {

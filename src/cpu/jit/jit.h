@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "cpu/cpu.h"
+#include "x86/cpuid.h"
 
 struct block;
 struct jit;
@@ -36,14 +37,18 @@ struct jit_options {
     bool perf;       /* /tmp/perf-PID.map */
     bool stats;      /* count what costs time to count (-o stats=exit) */
     uint64_t cache;  /* bytes of generated code, for each vCPU */
-    uint64_t threshold; /* times that a block is interpreted before it is translated */
-    uint64_t exits;     /* generated code is left without a reason once in so many times; 0: never */
-    uint64_t tlb;       /* first-level entries that hold something at the same time: 1 to TLB_ENTRIES */
+    uint64_t threshold;            /* times that a block is interpreted before it is translated */
+    uint64_t exits;                /* generated code is left without a reason once in so many times; 0: never */
+    uint64_t tlb;                  /* first-level entries that hold something at the same time: 1 to TLB_ENTRIES */
+    uint32_t without[CPUID_WORDS]; /* features that the host is taken not to have */
 };
 
 void jit_options_default(struct jit_options *);
 /* text: "name=value,...", NULL for the defaults. 0; -EINVAL with one line in why[n], -ENOMEM. Any thread. */
 int jit_options_parse(struct jit_options *, const char *text, char *why, size_t n);
+
+/* NULL, or which feature the translator needs and this host does not have. Any thread. */
+const char *jit_host_lacks(const struct jit_options *);
 
 /* Whether the code that runs now is of the kind that is translated. */
 static inline bool jit_serves(const struct cpu *cpu)
@@ -56,8 +61,8 @@ static inline bool jit_serves(const struct cpu *cpu)
 
 /*
  * Gives a CPU of cpu_new() its translator; cpu_free() takes it away.
- * The options are vm->accel_options. -ENOTSUP: this host cannot (it is not
- * x86-64, or has no BMI2), or jit=off; -EINVAL; -ENOMEM.
+ * The options are vm->accel_options. -ENOTSUP: the CPU is to be interpreted, since jit=off, or the host lacks a
+ * feature, or gives no memory for generated code (a warning has said so); other errors: options that cannot be kept.
  */
 int jit_new(struct cpu *);
 void jit_free(struct cpu *);
@@ -94,7 +99,7 @@ struct jit_stats {
     uint64_t blocks, insns, bytes, links, flushes, dropped;
     uint64_t enters, interps;
     uint64_t left_request, left_guard, left_in_page, left_cross_page,
-        left_indirect;    /* generated code was left, but not for the interpreter */
+        left_indirect;      /* generated code was left, but not for the interpreter */
     uint64_t fills, filled; /* TLB misses of generated code; those after which it went on */
 };
 const struct jit_stats *jit_stats(const struct jit *);

@@ -11,7 +11,7 @@
 #include "cpu/jit/jit.h"
 #include "util/bytes.h"
 
-enum kind { KIND_SWITCH, KIND_COUNT, KIND_SIZE };
+enum kind { KIND_SWITCH, KIND_COUNT, KIND_SIZE, KIND_FEATURES };
 
 struct option {
     const char *name;
@@ -39,6 +39,7 @@ static const struct option options[] = {
     {"jit.exits", KIND_COUNT, AT(exits), 0, 1000000000},
     {"jit.threshold", KIND_COUNT, AT(threshold), 1, 65535},
     {"jit.tlb", KIND_COUNT, AT(tlb), 1, TLB_ENTRIES},
+    {"jit.without", KIND_FEATURES, AT(without), 0, 0},
 };
 
 static bool parse_switch(const char *v, bool *out)
@@ -74,6 +75,23 @@ static bool parse_number(const struct option *o, const char *v, uint64_t *out)
     return !*end && n >= o->min && n <= o->max;
 }
 
+/* "bmi2+adx" */
+static bool parse_features(const char *v, uint32_t *words)
+{
+    char name[32];
+    for (;;) {
+        size_t n = strcspn(v, "+");
+        snprintf(name, sizeof name, "%.*s", (int)n, v);
+        enum x86_feature f = cpuid_feature(name);
+        if (f == X86_NONE)
+            return false;
+        words[f >> 5] |= 1u << (f & 31);
+        if (!v[n])
+            return true;
+        v += n + 1;
+    }
+}
+
 /* The names there are, for a message. */
 static void name_all(char *text, size_t n)
 {
@@ -95,6 +113,10 @@ static int set(struct jit_options *out, const char *name, const char *v, char *w
             if (parse_switch(v, place))
                 return 0;
             snprintf(why, n, "-o %s: expected on or off, found '%s'", name, v);
+        } else if (o->kind == KIND_FEATURES) {
+            if (parse_features(v, place))
+                return 0;
+            snprintf(why, n, "-o %s: expected features with + between, as in bmi2+adx, found '%s'", name, v);
         } else {
             if (parse_number(o, v, place))
                 return 0;

@@ -34,15 +34,6 @@
 
 static const uint32_t host_mxcsr = 0x1f80;
 
-bool jit_vector_possible(void)
-{
-#ifdef __x86_64__
-    return __builtin_cpu_supports("avx"); /* which asks for XSAVE as well */
-#else
-    return false;
-#endif
-}
-
 void jit_vector_init(struct jit_words *w)
 {
     for (unsigned i = 0; i < JIT_LIVES; i++)
