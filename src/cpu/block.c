@@ -47,6 +47,10 @@ int block_cache_new(struct block_cache **out)
     bc->arena = mmap(NULL, bc->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bc->arena == MAP_FAILED)
         bc->arena = NULL;
+#ifdef MADV_HUGEPAGE
+    else
+        (void)madvise(bc->arena, bc->size, MADV_HUGEPAGE); /* most of it will be used, here and there */
+#endif
     if (!bc->by_key || !bc->by_page || !bc->uncached || !bc->arena) {
         block_cache_free(bc);
         return -ENOMEM;
@@ -155,11 +159,13 @@ void block_flush(struct cpu *cpu)
 {
     struct block_cache *bc = cpu->blocks;
     /* Blocks on the way (the one that runs) become trampolines; the memory is reused from the next build on. */
-    for (uint32_t i = 0; i < HASH_SIZE; i++)
+    for (uint32_t i = 0; i < HASH_SIZE && bc->used; i++)
         for (struct block *b = bc->by_key[i]; b; b = b->by_key)
             retire(b);
-    memset(bc->by_key, 0, HASH_SIZE * sizeof(*bc->by_key));
-    memset(bc->by_page, 0, HASH_SIZE * sizeof(*bc->by_page));
+    if (bc->used) {
+        memset(bc->by_key, 0, HASH_SIZE * sizeof(*bc->by_key));
+        memset(bc->by_page, 0, HASH_SIZE * sizeof(*bc->by_page));
+    }
     /* Not left to fetch_gen: it comes round again, and by then something else lies where these point. */
     forget_jumps(bc);
     bc->used = 0;
@@ -195,11 +201,13 @@ static void set_place(struct op *op, unsigned off, unsigned len)
     op->len = (uint8_t)((op->len & 0xf0) | len);
 }
 
-static int decode(struct cpu *cpu, unsigned bits, const uint8_t *bytes, size_t n, struct insn *out)
+/* As insn_decode_in_place(). */
+static int decode(struct cpu *cpu, unsigned bits, const uint8_t *bytes, size_t n, struct insn *room, struct insn **out)
 {
+    *out = room;
     if (bits == 16 || cpu->mode & MODE_REAL)
-        return insn_decode(bits, (cpu->mode & MODE_REAL) != 0, bytes, n, out);
-    return insn_decode_cached(cpu->blocks->decoded, bits, bytes, n, out);
+        return insn_decode(bits, (cpu->mode & MODE_REAL) != 0, bytes, n, room);
+    return insn_decode_in_place(cpu->blocks->decoded, bits, bytes, n, room, out);
 }
 
 /*
@@ -217,18 +225,18 @@ static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const
     size_t n = 4096 - off < 15 ? 4096 - off : 15;
     unsigned bits = bits_of[cpu->mode & MODE_SIZE];
     bool cacheable;
-    struct insn insn;
+    struct insn room, *insn;
 
     /* Another vCPU may rewrite the bytes while they are looked at: work on a copy. */
     memcpy(code, code_bytes(cpu, gpa, buf, n, &cacheable), n);
-    int err = decode(cpu, bits, code, n, &insn);
+    int err = decode(cpu, bits, code, n, &room, &insn);
     if (err == -EAGAIN && n < 15) {
         if (!lin_next)
             return 0;
         bool cacheable2;
         uint64_t next = mmu_fetch(cpu, *lin_next);
         memcpy(code + n, code_bytes(cpu, next, buf, 15 - n, &cacheable2), 15 - n);
-        err = decode(cpu, bits, code, 15, &insn);
+        err = decode(cpu, bits, code, 15, &room, &insn);
         b->crosses = true;
         b->gpa_next = align_down(next, MEM_PAGE);
         cacheable = cacheable && cacheable2;
@@ -242,11 +250,11 @@ static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const
         set_place(op, off, 1);
         return 1;
     }
-    insn.mode = cpu->mode;
-    insn.bytes = code;
-    lower_insn(cpu, &insn, off, op, ends);
-    set_place(op, off, insn.z.length);
-    return insn.z.length;
+    insn->mode = cpu->mode;
+    insn->bytes = code;
+    lower_insn(cpu, insn, off, op, ends);
+    set_place(op, off, insn->z.length);
+    return insn->z.length;
 }
 
 static void insert(struct block_cache *bc, struct block *b)
@@ -337,6 +345,15 @@ static struct block *find(struct cpu *cpu, uint64_t lin, uint64_t gpa)
             return b;
     }
     return NULL;
+}
+
+unsigned block_runs(const struct cpu *cpu, uint64_t gpa)
+{
+    const uint32_t mode = block_mode(cpu);
+    for (const struct block *b = cpu->blocks->by_key[key_slot(gpa, mode)]; b; b = b->by_key)
+        if (b->gpa == gpa && b->mode == mode)
+            return b->runs;
+    return 0;
 }
 
 /* CS covers all of linear memory: a RIP alone says where the code is. */

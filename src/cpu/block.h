@@ -83,6 +83,9 @@ static inline struct block *block_of(const struct op *first)
 void block_set_cold(struct cpu *);
 const struct op *block_cold(struct cpu *);
 
+/* How often the block there was interpreted, up to the translator's threshold; 0 too if there is none. */
+unsigned block_runs(const struct cpu *, uint64_t gpa);
+
 /* Drops blocks that touch any of `chunks` in the page of gpa, or all blocks. They turn into trampolines to the dispatcher. */
 void block_invalidate(struct cpu *, uint64_t gpa, uint64_t chunks);
 void block_flush(struct cpu *);

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENTRIES_LOG 11
+#define ENTRIES_LOG 10
 #define MAX_HEAD 8
 #define MAX_OPERANDS 5
 
@@ -25,8 +25,7 @@ struct entry {
     uint8_t len;   /* of the head; 0: nothing here */
     uint8_t bits;
     int8_t disp, imm; /* the operand that has the displacement, or the immediate; -1: none */
-    ZydisDecodedInstruction z;
-    ZydisDecodedOperand op[MAX_OPERANDS];
+    struct insn in;
 };
 
 struct insn_cache {
@@ -40,8 +39,8 @@ void insn_cache_free(struct insn_cache *c) { free(c); }
 
 void insn_cache_counts(const struct insn_cache *c, uint64_t *asked, uint64_t *known)
 {
-    *asked = c->asked;
-    *known = c->known;
+    *asked = c ? c->asked : 0;
+    *known = c ? c->known : 0;
 }
 
 /* -- heads -- */
@@ -143,48 +142,59 @@ static void keep(struct entry *e, unsigned bits, uint64_t head, size_t len, cons
     e->head = head;
     e->len = (uint8_t)len;
     e->bits = (uint8_t)bits;
-    e->z = *z;
-    memcpy(e->op, in->op, z->operand_count * sizeof e->op[0]);
+    e->in = *in;
 }
 
-static void recall(const struct entry *e, const uint8_t *bytes, struct insn *out)
+/* The result for other bytes with the same head, in its place. */
+static struct insn *recall(struct entry *e, const uint8_t *bytes)
 {
-    unsigned n = e->z.operand_count;
-    out->z = e->z;
-    memcpy(out->op, e->op, n * sizeof e->op[0]);
-    memset(out->op + n, 0, (ZYDIS_MAX_OPERAND_COUNT - n) * sizeof e->op[0]);
-    out->bytes = bytes;
+    struct insn *in = &e->in;
+    in->bytes = bytes;
     if (e->disp >= 0) {
-        unsigned size = e->z.raw.disp.size;
-        int64_t v = sign_extend(load(bytes + e->z.raw.disp.offset, size / 8), size);
-        out->z.raw.disp.value = v;
-        out->op[e->disp].mem.disp.value = v;
+        unsigned size = in->z.raw.disp.size;
+        int64_t v = sign_extend(load(bytes + in->z.raw.disp.offset, size / 8), size);
+        in->z.raw.disp.value = v;
+        in->op[e->disp].mem.disp.value = v;
     }
     if (e->imm >= 0) {
-        unsigned size = e->z.raw.imm[0].size;
-        uint64_t v = load(bytes + e->z.raw.imm[0].offset, size / 8);
-        if (e->z.raw.imm[0].is_signed)
+        unsigned size = in->z.raw.imm[0].size;
+        uint64_t v = load(bytes + in->z.raw.imm[0].offset, size / 8);
+        if (in->z.raw.imm[0].is_signed)
             v = (uint64_t)sign_extend(v, size);
-        out->z.raw.imm[0].value.u = v;
-        out->op[e->imm].imm.value.u = v;
+        in->z.raw.imm[0].value.u = v;
+        in->op[e->imm].imm.value.u = v;
     }
+    return in;
+}
+
+int insn_decode_in_place(struct insn_cache *c, unsigned bits, const uint8_t *bytes, size_t n, struct insn *room,
+                         struct insn **out)
+{
+    size_t len = c ? head_length(bits, bytes, n) : 0;
+    *out = room;
+    if (!len)
+        return insn_decode(bits, 0, bytes, n, room);
+    uint64_t head = load(bytes, len);
+    struct entry *e = &c->entry[(head * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - ENTRIES_LOG)];
+    c->asked++;
+    if (e->head == head && e->len == len && e->bits == bits && e->in.z.length <= n) {
+        c->known++;
+        *out = recall(e, bytes);
+        return 0;
+    }
+    int err = insn_decode(bits, 0, bytes, n, room);
+    if (!err)
+        keep(e, bits, head, len, room);
+    return err;
 }
 
 int insn_decode_cached(struct insn_cache *c, unsigned bits, const uint8_t *bytes, size_t n, struct insn *out)
 {
-    size_t len = c ? head_length(bits, bytes, n) : 0;
-    if (!len)
-        return insn_decode(bits, 0, bytes, n, out);
-    uint64_t head = load(bytes, len);
-    struct entry *e = &c->entry[(head * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - ENTRIES_LOG)];
-    c->asked++;
-    if (e->head == head && e->len == len && e->bits == bits && e->z.length <= n) {
-        c->known++;
-        recall(e, bytes, out);
-        return 0;
+    struct insn *found;
+    int err = insn_decode_in_place(c, bits, bytes, n, out, &found);
+    if (found != out) { /* those operands that it may have */
+        memcpy(out, found, offsetof(struct insn, op) + MAX_OPERANDS * sizeof out->op[0]);
+        out->bytes = bytes;
     }
-    int err = insn_decode(bits, 0, bytes, n, out);
-    if (!err)
-        keep(e, bits, head, len, out);
     return err;
 }

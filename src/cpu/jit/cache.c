@@ -167,13 +167,15 @@ void jit_flush(struct cpu *cpu)
     struct jit *jit = cpu->jit;
     if (!jit)
         return;
-    memset(jit->by_key, 0, HASH_SIZE * sizeof *jit->by_key);
-    memset(jit->by_page, 0, HASH_SIZE * sizeof *jit->by_page);
-    memset(jit->page_hash, 0, HASH_SIZE * sizeof *jit->page_hash);
+    if (jit->npages > 1) { /* else they are untouched memory */
+        memset(jit->by_key, 0, HASH_SIZE * sizeof *jit->by_key);
+        memset(jit->by_page, 0, HASH_SIZE * sizeof *jit->by_page);
+        memset(jit->page_hash, 0, HASH_SIZE * sizeof *jit->page_hash);
+        clear_jumps(jit);
+    }
     lockstep_flush(jit->lockstep);
     jit->used = jit->fixed;
     jit->nblocks = jit->nexits = jit->npages = 1;
-    clear_jumps(jit);
     jit_unmap(cpu, true);
     jit->stats.flushes++;
 }
@@ -579,6 +581,7 @@ bool jit_at_once(struct cpu *cpu)
     cpu->op = NULL;
     uint64_t gpa = mmu_fetch(cpu, cpu->rip);
     uint32_t id = make_room(cpu, gpa);
+    cpu->jit->eager = true;
     return find(cpu->jit, id, cpu->rip) || jit_translate(cpu->jit, cpu->rip, gpa, id);
 }
 
@@ -590,6 +593,7 @@ void jit_count(struct cpu *cpu, struct block *b)
     if (b->untranslatable || !b->cached || (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
         return;
     uint32_t id = make_room(cpu, b->gpa);
+    jit->eager = false;
     if (!find(jit, id, cpu->rip))
         b->untranslatable = !jit_translate(jit, cpu->rip, b->gpa, id) && !jit->again;
 }

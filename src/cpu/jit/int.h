@@ -32,6 +32,7 @@ static inline int32_t tlb_offset(unsigned class, bool write)
 }
 
 #define JIT_MAX_INSNS 64
+#define JIT_USED 4           /* a way that this part of the threshold has gone by is worth translating along */
 #define JIT_DELTAS 16        /* of words.delta */
 #define JIT_CAREFUL 4        /* failures of a shared check that undo it */
 #define JIT_ROOM (64 * 1024) /* of code that the largest block may need, cold parts and all */
@@ -174,12 +175,12 @@ struct jit {
     struct jit_options opt;
     struct cpuid_table host; /* of it the words alone: what generated code may use */
     struct os_jitmem mem;
-    uint32_t used, fixed;                            /* bytes of the cache: in all, and by the stubs that stay */
+    uint32_t used, fixed; /* bytes of the cache: in all, and by the stubs that stay */
     uint32_t enter, leave, leave_link, leave_interp, leave_target; /* offsets of stubs */
-    uint32_t fill[JIT_CLASSES][2];                   /* [write] */
-    uint32_t load[JIT_LIVES];                        /* vec_state.c */
-    bool vector;                                     /* vector and x87 instructions are translated */
-    uint32_t call_plain, call_full;                  /* call.c */
+    uint32_t fill[JIT_CLASSES][2];                                 /* [write] */
+    uint32_t load[JIT_LIVES];                                      /* vec_state.c */
+    bool vector;                                                   /* vector and x87 instructions are translated */
+    uint32_t call_plain, call_full;                                /* call.c */
 
     struct jit_block *blocks;
     struct jit_exit *exits;
@@ -187,6 +188,7 @@ struct jit {
     uint32_t nblocks, nexits, npages;
     uint32_t *by_key, *by_page, *page_hash;
     uint32_t table_mode[JIT_TABLES]; /* what each table's entries are for: jit_mode_class() */
+    bool eager;                      /* what was never run is translated as well: jit_at_once() */
     bool again;                      /* a translation was given up, but the next may succeed */
 
     uint8_t careful[4096]; /* failures of shared checks, by a hash of RIP; one has just reached JIT_CAREFUL: */

@@ -190,6 +190,9 @@ void jit_stats_print(struct cpu *cpu, unsigned n)
              share(s->left_guard - s->left_indirect, leaves), share(s->left_request, leaves));
     log_info("cpu %u: translator: first-level TLB missed %llu times, filled again %llu times", n, u(s->fills),
              u(s->filled));
+    uint64_t asked, known;
+    insn_cache_counts(cpu->blocks->decoded, &asked, &known);
+    log_info("cpu %u: decoder: %llu instructions, %llu with a head that was known", n, u(asked), u(known));
     const struct mmu *m = mmu_of(cpu);
     log_info("cpu %u: second-level TLB, fetches and the interpreter's accesses included: hit %llu times, missed %llu "
              "times",

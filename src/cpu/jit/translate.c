@@ -44,6 +44,12 @@ static bool reach_over(struct jit *jit, uint64_t rip, unsigned off, struct other
 /* A block goes on behind a conditional jump if it has fewer instructions so far. */
 #define MAX_BEHIND 24
 
+/* Whether that is known to be run sometimes: much of what stands behind jumps, of errors and the like, never is. */
+static bool is_used(const struct jit *jit, uint64_t gpa)
+{
+    return jit->eager || block_runs(jit->cpu, gpa) >= jit->opt.threshold / JIT_USED;
+}
+
 /*
  * Decodes up to a block's end, or the end of the page; the number of
  * instructions. Bytes are claimed before they are read (cpu/code.h), for they
@@ -71,7 +77,7 @@ static unsigned decode(struct jit *jit, uint64_t rip, uint64_t gpa, struct other
         in->mode = cpu->mode;
         n++;
         off += in->z.length;
-        if (tr_is_conditional(in) && jit->opt.superblock && n < MAX_BEHIND)
+        if (tr_is_conditional(in) && jit->opt.superblock && n < MAX_BEHIND && is_used(jit, page + off))
             continue;
         if (tr_is_branch(in) || tr_system_ends(in))
             break;
