@@ -67,10 +67,10 @@ tidy: all
 	@scripts/tidy.sh
 
 clean:
-	rm -rf build-gcc build-clang build-asan build/test-logs
+	rm -rf build-gcc build-clang build-asan build-fuzz build/test-logs
 	@[ ! -f build/build.ninja ] || ninja -C build clean
 
 distclean:
-	rm -rf build build-gcc build-clang build-asan
+	rm -rf build build-gcc build-clang build-asan build-fuzz
 
 .PHONY: all demo check check-kvm check-long soak bench bench-nested install format tidy clean distclean
