@@ -588,6 +588,7 @@ bool jit_at_once(struct cpu *cpu)
 void jit_count(struct cpu *cpu, struct block *b)
 {
     struct jit *jit = cpu->jit;
+    lockstep_interrupted(jit->lockstep);
     if (jit->accounts)
         jit_account_interpreted(cpu, b, jit->left);
     if (b->untranslatable || !b->cached || (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))

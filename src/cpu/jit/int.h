@@ -46,12 +46,13 @@ struct jit_block {
     uint32_t id2;                          /* of the next page, if its one instruction lies on two; else 0 */
     uint32_t part_of;                      /* not a block, but the second page of this one */
     uint32_t class, table;                 /* enum tlb_mode; of struct jit_tables */
-    uint64_t chunks;                       /* 64-byte chunks of its page that it was made from */
+    uint64_t chunks;                       /* 64-byte chunks of its page that it was made from, or depends on */
     uint32_t guarded, checked, body, away; /* offsets in the cache: entries, and where a void block sends who comes */
     uint32_t exit, nexits;                 /* its exits */
     uint32_t in;                           /* exits of others that lead here: a chain, 0 ends it */
     uint32_t by_key, by_page;              /* hash chains, 0 ends them */
     uint32_t len;                          /* bytes of guest code */
+    uint16_t live;                         /* flags that the code behind it may need: the others it may have spoilt */
     bool dead;
 };
 
@@ -131,9 +132,12 @@ struct tr {
     struct jit *jit;
     struct cpu *cpu;
     struct jit_block *b;
-    const struct insn *in;      /* the current instruction */
-    uint64_t rip, next;         /* its address, and the next one's */
-    uint16_t live_in, live_out; /* flags needed before and after it */
+    const struct insn *in;                  /* the current instruction */
+    uint64_t rip, next;                     /* its address, and the next one's */
+    uint16_t live_in, live_out;             /* flags needed before and after it */
+    uint16_t live_flags[JIT_MAX_INSNS + 1]; /* the same of all, in order */
+    uint16_t needed[JIT_MAX_INSNS + 1];     /* flags needed where each branch leads, and behind the last instruction */
+    uint64_t ahead;                         /* chunks of code that was looked at for that */
     unsigned nslow, ninterp, nways;
     struct jit_slow slow[4 * JIT_MAX_INSNS]; /* two accesses, each with a forced cold path too */
     struct jit_interp_exit interp[2 * JIT_MAX_INSNS];
@@ -246,6 +250,7 @@ struct lockstep *lockstep_new(void);
 void lockstep_free(struct lockstep *);
 void lockstep_flush(struct lockstep *); /* all blocks are void */
 void lockstep_run(struct cpu *, const struct jit_block *);
+void lockstep_interrupted(struct lockstep *); /* other code runs, which is not compared; or NULL */
 bool lockstep_failed(const struct lockstep *);
 uint64_t lockstep_compared(const struct lockstep *);
 void lockstep_print(const struct lockstep *, unsigned cpu);
@@ -385,5 +390,15 @@ struct flag_use {
     uint16_t needs, kills;
 };
 struct flag_use flag_use_of(const struct insn *);
+/* Fills t->needed[] for n decoded instructions. Claims bytes, and so may take in mail of others. */
+void plan_flags(struct tr *, const struct jit_block *, unsigned n);
+/* Fills t->live_flags[] and t->b->live for the first n of them; not whole: the one behind is for the interpreter. */
+void find_live_flags(struct tr *, unsigned n, bool whole);
+
+static inline uint64_t jit_chunks(unsigned off, unsigned len)
+{
+    unsigned first = off >> 6, last = (off + len - 1) >> 6;
+    return (~UINT64_C(0) >> (63 - (last - first))) << first;
+}
 
 #endif

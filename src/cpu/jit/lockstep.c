@@ -15,7 +15,8 @@
  * has no defined outcome (time, random numbers) is not compared.
  *
  * Flags that the manuals leave undefined are not compared, nor those which the
- * rest of a block certainly overwrites before anybody looks at them. Pages that are
+ * rest of a block, or the code behind it, certainly overwrites before anybody
+ * looks at them: a block that goes on there must not need them. Pages that are
  * written are compared whole, so a store that went astray near the right place
  * is seen, one that went far is not.
  */
@@ -63,6 +64,7 @@ struct step {
 struct known_block {
     uint64_t rip;
     unsigned n;
+    uint16_t live;  /* flags needed behind it */
     struct op *ops; /* and a link */
     struct step *steps;
 };
@@ -106,7 +108,9 @@ struct lockstep {
     unsigned npages;
     uint8_t expected[MAX_PAGES][4096];
     uint64_t compared, cut, unknown;
-    bool walked; /* generated code has missed the TLB */
+    bool walked;     /* generated code has missed the TLB */
+    uint64_t next;   /* where it went last, */
+    uint16_t spoilt; /* and the flags that it has not kept; 0: none, or other code ran since */
     bool differs;
 };
 
@@ -264,10 +268,10 @@ static void describe(struct step *s, const struct tr *t, const struct insn *in, 
     }
 }
 
-/* As the translator sees it; behind the block all are live. */
+/* As the translator sees it. */
 static void set_liveness(struct known_block *k)
 {
-    uint16_t live = RFL_ARITH;
+    uint16_t live = k->live;
     for (unsigned i = k->n; i-- > 0;) {
         struct step *s = &k->steps[i];
         live = (uint16_t)((live & ~s->kills) | s->live);
@@ -302,7 +306,7 @@ static struct known_block *known(struct cpu *cpu, const struct jit_block *b)
         l->nknown = n + 1;
     uint8_t bytes[4096];
     bool there = read_code(cpu, b, bytes);
-    *k = (struct known_block){.rip = b->rip};
+    *k = (struct known_block){.rip = b->rip, .live = b->live};
     k->ops = (struct op *)(void *)(l->arena + l->arena_used);
     memset(k->ops, 0, ops);
     k->steps = (struct step *)(void *)(l->arena + l->arena_used + ops);
@@ -521,7 +525,7 @@ static uint32_t flag_mask(const struct known_block *k, unsigned steps)
     uint32_t open = 0;
     for (unsigned i = 0; i < steps; i++)
         open = (open & ~(uint32_t)k->steps[i].kills) | k->steps[i].open;
-    uint32_t dead = steps < k->n ? RFL_ARITH & ~(uint32_t)k->steps[steps].live : 0;
+    uint32_t dead = RFL_ARITH & ~(uint32_t)(steps < k->n ? k->steps[steps].live : k->live);
     return ~open & ~dead;
 }
 
@@ -629,6 +633,13 @@ static int steps_of(const struct cpu *cpu, const struct lockstep *l, const struc
     return -1;
 }
 
+static void fail(struct cpu *cpu)
+{
+    cpu->jit->lockstep->differs = true;
+    if (cpu->vcpu->vm->loop)
+        vm_request(cpu->vcpu->vm, VM_ERROR);
+}
+
 static void compare(struct cpu *cpu, const struct jit_block *b, const struct known_block *k)
 {
     struct lockstep *l = cpu->jit->lockstep;
@@ -659,12 +670,13 @@ static void compare(struct cpu *cpu, const struct jit_block *b, const struct kno
         what = "system or vector registers";
     else if (!same_memory(l, steps))
         what = "memory";
-    if (!what)
+    if (!what) {
+        l->next = cpu->rip;
+        l->spoilt = steps == k->n && cpu->words.reason != JIT_INTERP ? RFL_ARITH & (uint16_t)~k->live : 0;
         return;
+    }
     report(cpu, b, k, steps, what);
-    l->differs = true;
-    if (cpu->vcpu->vm->loop)
-        vm_request(cpu->vcpu->vm, VM_ERROR);
+    fail(cpu);
 }
 
 /* So that an indirect jump, whose target has code, comes back as well. */
@@ -676,11 +688,32 @@ static void fail_guards(struct cpu *cpu)
     tables->nfilled = 0;
 }
 
+void lockstep_interrupted(struct lockstep *l)
+{
+    if (l)
+        l->spoilt = 0;
+}
+
+/* The block before has counted on it that these flags are not needed here. */
+static bool needs_spoilt(const struct cpu *cpu, const struct known_block *k)
+{
+    const struct lockstep *l = cpu->jit->lockstep;
+    return k && l->spoilt & k->steps[0].live && l->next == k->rip;
+}
+
 void lockstep_run(struct cpu *cpu, const struct jit_block *b)
 {
+    struct lockstep *l = cpu->jit->lockstep;
     struct known_block *k = known(cpu, b);
+    if (needs_spoilt(cpu, k)) {
+        log_error("lockstep: the block at %#llx needs flags %#x, which the one before has not kept",
+                  (unsigned long long)b->rip, l->spoilt & k->steps[0].live);
+        fail(cpu);
+        return;
+    }
+    l->spoilt = 0;
     if (!k) {
-        cpu->jit->lockstep->unknown++;
+        l->unknown++;
         jit_enter_code(cpu, b->body);
         return;
     }

@@ -126,18 +126,6 @@ static void away(struct tr *t)
     e_jmp_to(&t->e, t->jit->mem.rw + t->jit->leave);
 }
 
-/* Backwards: which flags are needed before each instruction. At the end all are. */
-static void liveness(const struct jit *jit, unsigned n, uint16_t *live)
-{
-    live[n] = RFL_ARITH;
-    for (unsigned i = n; i-- > 0;) {
-        struct flag_use use = flag_use_of(&jit->insn[i]);
-        if (tr_is_branch(&jit->insn[i])) /* who knows what is needed where it leads */
-            use.needs = RFL_ARITH;
-        live[i] = (uint16_t)((live[i + 1] & ~use.kills) | use.needs);
-    }
-}
-
 /* In 32-bit code: flat segments, which are most, and not CS. */
 static bool segments_fit(const struct tr *t)
 {
@@ -167,8 +155,8 @@ static unsigned segment_length(const struct jit *jit, unsigned i, unsigned n)
 /* Emits the first n instructions. False at t->done, the first that cannot be. */
 static bool emit_block(struct tr *t, unsigned n, bool whole)
 {
-    uint16_t live[JIT_MAX_INSNS + 1];
-    liveness(t->jit, n, live);
+    const uint16_t *live = t->live_flags;
+    find_live_flags(t, n, whole);
     plan_accesses(t, n);
     t->nslow = t->ninterp = t->nways = t->ncold = t->nops = 0;
     t->class = t->b->class;
@@ -219,12 +207,6 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     return true;
 }
 
-static uint64_t chunk_mask(unsigned off, unsigned len)
-{
-    unsigned first = off >> 6, last = (off + len - 1) >> 6;
-    return (~UINT64_C(0) >> (63 - (last - first))) << first;
-}
-
 struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uint32_t id)
 {
     struct cpu *cpu = jit->cpu;
@@ -252,6 +234,11 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
     t->mode = jit->pages[id].mode;
     t->code32 = t->mode & JIT_CODE32;
     t->word = t->code32 ? 4 : 8;
+    plan_flags(t, b, n);
+    jit->again = epoch != cpu->code_epoch;
+    if (jit->again)
+        return NULL;
+    const unsigned decoded = n;
     for (;;) {
         t->e.p = jit->mem.rw + jit->used;
         jit->nexits = exits;
@@ -265,14 +252,17 @@ struct jit_block *jit_translate(struct jit *jit, uint64_t rip, uint64_t gpa, uin
     }
     b->len = (uint32_t)(t->next - rip);
     unsigned here = b->id2 ? 4096 - off : b->len;
-    b->chunks = chunk_mask(off, here);
+    b->chunks = jit_chunks(off, here) | t->ahead;
+    for (unsigned i = n; i < decoded && t->live_flags[n] != RFL_ARITH;
+         i++) /* what was cut off told which flags it needs */
+        b->chunks |= jit_chunks((unsigned)(jit->insn[i].bytes - jit->bytes), jit->insn[i].z.length);
     b->exit = exits;
     b->nexits = jit->nexits - exits;
     jit->used = (jit_offset(jit, t->e.p) + 15) & ~15u;
     jit->stats.blocks++;
     jit->stats.insns += n;
     jit->stats.bytes += jit->used - b->guarded;
-    jit_block_insert(jit, b, other.gpa, b->id2 ? chunk_mask(0, b->len - here) : 0);
+    jit_block_insert(jit, b, other.gpa, b->id2 ? jit_chunks(0, b->len - here) : 0);
     if (jit->perf)
         jit_perf_block(jit, b);
     return b;

@@ -3,7 +3,8 @@
  *
  * Random straight-line blocks of 2 to 12 instructions, with memory operands,
  * as generated code in lockstep with the interpreter (cpu/jit/lockstep.c), in
- * 64-bit mode. What reads flags that nobody has defined is left out. Prints
+ * 64-bit mode. Half of them end in a jump to one of two others, which may not
+ * need all flags. What reads flags that nobody has defined is left out. Prints
  * PASS with the counts, or lockstep's report of the first difference and FAIL.
  * Exit status 0, 1 for a difference, 77 where it cannot run.
  */
@@ -62,6 +63,58 @@ static uint32_t flags_after(const struct insn *in, uint32_t open)
     return open | now;
 }
 
+static bool touches_memory(const struct insn *in)
+{
+    for (unsigned i = 0; i < in->z.operand_count; i++)
+        if (in->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && in->op[i].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+            return true;
+    return false;
+}
+
+struct random_code {
+    uint8_t bytes[3 * LONGEST * 15 + 16];
+    unsigned len, insns;
+    struct fuzz_case first; /* whose state it begins with */
+};
+
+/* Adds up to n instructions; `open` are flags that nobody has defined, before and after. */
+static uint32_t add_instructions(struct soft *soft, struct rng *rng, struct random_code *code, unsigned n,
+                                 bool branches, uint32_t open)
+{
+    static struct fuzz_case c;
+    struct insn in;
+    for (unsigned tries = 0, have = 0; have < n && tries < 1000; tries++) {
+        if (!choose(soft, rng, &c, &in, open) || (branches && code->insns && touches_memory(&in) && rng_below(rng, 8)))
+            continue; /* only the first one's address is certainly mapped, and a fault ends it all */
+        if (!code->insns++)
+            code->first = c;
+        have++;
+        open = flags_after(&in, open);
+        memcpy(code->bytes + code->len, c.bytes, c.len);
+        code->len += c.len;
+    }
+    return open;
+}
+
+/* Two pieces more, and a jump to the second or, if the condition does not hold, the first. */
+static void add_branches(struct soft *soft, struct rng *rng, struct random_code *code, uint32_t open)
+{
+    uint8_t jump[6] = {0x0f, (uint8_t)(0x80 | rng_below(rng, 16))};
+    struct insn in;
+    unsigned at = code->len, short_by = 0;
+    if (insn_decode(64, false, jump, sizeof jump, &in) || (in.z.cpu_flags->tested & open))
+        jump[short_by = 1] = 0xe9;
+    code->len += 6 - short_by;
+    unsigned from = code->len;
+    add_instructions(soft, rng, code, 1 + rng_below(rng, 4), true, open);
+    code->bytes[code->len++] = 0xcc;
+    uint32_t over = code->len - from;
+    add_instructions(soft, rng, code, 1 + rng_below(rng, 4), true, open);
+    code->bytes[code->len++] = 0xcc;
+    memcpy(jump + 2, &over, 4);
+    memcpy(code->bytes + at, jump + short_by, 6 - short_by);
+}
+
 int main(int argc, char **argv)
 {
     uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 0) : 100000, seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
@@ -74,28 +127,21 @@ int main(int argc, char **argv)
         return 77;
     }
     while (ran < count && fine) {
-        static struct fuzz_case c, first;
-        uint8_t code[LONGEST * 15];
-        unsigned n = 2 + rng_below(&rng, LONGEST - 1), len = 0, have = 0;
-        uint32_t open = 0;
-        struct insn in;
-        for (unsigned tries = 0; have < n && tries < 1000; tries++) {
-            if (!choose(soft, &rng, &c, &in, open))
-                continue;
-            if (!have++)
-                first = c;
-            open = flags_after(&in, open);
-            memcpy(code + len, c.bytes, c.len);
-            len += c.len;
-        }
+        static struct random_code code;
+        code.len = code.insns = 0;
+        bool branches = rng_below(&rng, 2);
+        unsigned n = branches ? 1 + rng_below(&rng, 4) : 2 + rng_below(&rng, LONGEST - 1);
+        uint32_t open = add_instructions(soft, &rng, &code, n, branches, 0);
+        if (branches)
+            add_branches(soft, &rng, &code, open);
         for (unsigned page = 0; page < 2 && ran % 64 == 0; page++)
             for (unsigned i = 0; i < 4096; i += 8) {
                 uint64_t v = rng_value(&rng);
                 memcpy(soft_page(soft, page) + i, &v, 8);
             }
-        fine = soft_run_block(soft, &first, code, len, &compared);
+        fine = soft_run_block(soft, &code.first, code.bytes, code.len, &compared);
         ran++;
-        insns += have;
+        insns += code.insns;
     }
     printf("%s: %" PRIu64 " blocks of %" PRIu64 " instructions, %" PRIu64 " compared, seed %" PRIu64 "\n",
            fine ? "PASS" : "FAIL", ran, insns, compared, seed);

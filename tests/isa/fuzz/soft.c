@@ -225,7 +225,10 @@ static bool run_translated(struct soft *s, const struct fuzz_case *c)
     return cpu->rip != c->rip;
 }
 
-/* From the state of a case, code that is not its own, up to where generated code leaves. False: it differed. */
+/*
+ * From the state of a case, code that is not its own, up to where generated code leaves for the interpreter.
+ * False: it differed.
+ */
 bool soft_run_block(struct soft *s, const struct fuzz_case *c, const uint8_t *code, unsigned len, uint64_t *compared)
 {
     struct cpu *cpu = s->cpu;
@@ -240,10 +243,16 @@ bool soft_run_block(struct soft *s, const struct fuzz_case *c, const uint8_t *co
     memset(page, 0xcc, 4096);
     memcpy(page + 512, code, len);
     jit_invalidate(cpu, FRAME_CODE, ~UINT64_C(0));
-    if (setjmp(cpu->fault))
+    if (setjmp(cpu->fault)) {
         cpu->exc.pending = false;
-    else if (jit_at_once(cpu))
-        jit_run(cpu);
+    } else {
+        for (unsigned n = 0; n < 4 && jit_at_once(cpu); n++) { /* jumps lead forward, so there are no loops */
+            cpu->words.reason = JIT_DISPATCH;
+            jit_run(cpu);
+            if (cpu->words.reason == JIT_INTERP)
+                break;
+        }
+    }
     *compared = lockstep_compared(cpu->jit->lockstep);
     return !lockstep_failed(cpu->jit->lockstep);
 }
