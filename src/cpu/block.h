@@ -30,6 +30,7 @@ struct block {
     uint32_t bytes;     /* of code */
     bool crosses;       /* its one instruction does: gpa_next and chunks[1] count */
     uint16_t runs;      /* times that it was interpreted, up to what makes it worth translating */
+    uint16_t era;       /* of the code cache: how often it had been emptied when they were counted */
     bool untranslatable;
     bool cached;              /* false: code outside RAM, to be run once: block_cache.uncached */
     struct block *by_key;     /* hash chain */

@@ -144,6 +144,21 @@ static void a_full_cache_is_emptied(void **state)
     assert_true(stats(r)->flushes > 3);
 }
 
+static void after_that_blocks_must_prove_themselves_again(void **state)
+{
+    struct rig *r = *state;
+    start(r, "jit.threshold=4");
+    PUT(r, CODE, 0xff, 0xc0, 0xf4); /* inc eax; hlt */
+    for (unsigned times = 0; times < 3; times++) {
+        uint64_t before = stats(r)->blocks;
+        for (unsigned n = 1; n <= 8; n++) {
+            run(r);
+            assert_int_equal(stats(r)->blocks - before, n >= 4);
+        }
+        jit_flush(r->cpu);
+    }
+}
+
 #define MAPPED 0x9000
 #define OTHER 0xa000
 
@@ -433,6 +448,7 @@ int main(void)
         T(own_stores_into_code_count),
         T(others_stores_into_code_count),
         T(a_full_cache_is_emptied),
+        T(after_that_blocks_must_prove_themselves_again),
         T(a_page_may_be_another),
         T(half_an_instruction_may_be_another),
         T(indirect_jumps_and_returns_stay_inside),

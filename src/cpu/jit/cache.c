@@ -591,6 +591,10 @@ void jit_count(struct cpu *cpu, struct block *b)
     lockstep_interrupted(jit->lockstep);
     if (jit->accounts)
         jit_account_interpreted(cpu, b, jit->left);
+    if (b->era != (uint16_t)jit->stats.flushes) { /* in a cache that is too small only what runs often pays */
+        b->era = (uint16_t)jit->stats.flushes;
+        b->runs = 0;
+    }
     if (b->untranslatable || !b->cached || (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
         return;
     uint32_t id = make_room(cpu, b->gpa);
