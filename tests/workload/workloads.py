@@ -72,8 +72,8 @@ def stress(name, ops, *options, seconds=60, short=False, suffix=""):
 # Every method of the CPU stressor once.
 stress("cpu", 90, "--cpu-method", "all", seconds=400)
 stress("cpu", 12, "--cpu-method", "fft", seconds=60, suffix="-fft")
-for _method in ("int128decimal128", "int64longdouble", "float80", "decimal128", "crc16", "queens", "sdbm", "trig",
-                "union"):
+# Not sdbm: what it finds depends on the rate of its rounds.
+for _method in ("int128decimal128", "int64longdouble", "float80", "decimal128", "crc16", "queens", "trig", "union"):
     stress("cpu", 3, "--cpu-method", _method, suffix=f"-{_method}")
 
 # Arithmetic, memory and strings.
