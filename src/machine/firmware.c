@@ -139,6 +139,12 @@ int firmware_load(const struct firmware *f, struct pc *pc, struct x86_state *bsp
     if (err)
         return err;
     e820_build(&e820, &pc->vm->mem, f->config->acpi);
+    /* Configuration space is no place for BARs: a guest without ACPI can know it only from here. */
+    err = e820_add(&e820, pc->platform.ecam_base, (uint64_t)pc->platform.ecam_buses << 20, E820_RESERVED);
+    if (err) {
+        snprintf(why, n, "the memory map: %s", strerror(-err));
+        return err;
+    }
     if (f->config->boot == BOOT_MULTIBOOT)
         return load_multiboot(f, pc, &e820, bsp, why, n);
     return load_linux(f, pc, &e820, rsdp, bsp, why, n);

@@ -27,8 +27,13 @@ static const struct {
 #define ISA_MOUSE 12
 #define LPC_SLOT 31
 #define IOAPIC_ID(ncpus) ((uint8_t)((ncpus) < 16 ? (ncpus) : 0)) /* four bits; a space of its own beside local APICs */
-#define PCI_MMIO32_BASE 0xc0000000u                              /* up to the IOAPIC */
-#define PCI_MMIO32_LEN 0x3ec00000u
+/* PCI: BARs from the end of the lower RAM, then configuration space of bus 0, then the IOAPIC. */
+#define PCI_MMIO32_BASE 0xc0000000u
+#define PCI_ECAM_BASE 0xfeb00000u
+#define PCI_ECAM_BUSES 1
+#define PCI_IO_BASE 0x4000 /* to the end; fixed devices are below */
+/* AMD processors keep the last 12 GiB of the first TiB to themselves. */
+#define HYPERTRANSPORT_BASE UINT64_C(0xfd00000000)
 
 /* Inputs of a pin that has several sources. */
 enum pc_source { FROM_ISA, FROM_PCI, FROM_TESTDEV, FROM_HPET };
@@ -291,10 +296,27 @@ static bool pci_named(const struct vm_config *c, const char *device)
     return false;
 }
 
+/* Room for BARs: below 4 GiB, and from behind RAM to where the guest's physical addresses end. */
+static struct pci_windows pci_windows(const struct pc *pc)
+{
+    uint64_t base = align_up(MEM_HIGH_START + pc->vm->mem.high_len, GiB(1));
+    uint64_t end = UINT64_C(1) << cpuid_phys_bits(pc->vm->cpuid);
+    if (base < HYPERTRANSPORT_BASE && end > HYPERTRANSPORT_BASE)
+        end = HYPERTRANSPORT_BASE;
+    return (struct pci_windows){
+        .io_base = PCI_IO_BASE,
+        .io_len = (uint16_t)(0x10000 - PCI_IO_BASE),
+        .mem32_base = PCI_MMIO32_BASE,
+        .mem32_len = PCI_ECAM_BASE - PCI_MMIO32_BASE,
+        .mem64_base = base,
+        .mem64_len = end > base ? end - base : 0,
+    };
+}
+
 static int add_pci(struct pc *pc, char *why, size_t n)
 {
     const struct vm_config *c = pc->config;
-    struct pci_wires wires = {0};
+    struct pci_wires wires = {.msi = lapic_bus_msi_sink(&pc->lapic_bus)};
     for (unsigned i = 0; i < PCI_PIRQS; i++)
         wires.gsi[i] = irq_or_input(&pc->ioapic_pin[pci_pirq_gsi(i)], FROM_PCI);
     for (unsigned i = 0; i < PC_ISA_IRQS; i++)
@@ -304,6 +326,9 @@ static int add_pci(struct pc *pc, char *why, size_t n)
     if (err)
         return failed(why, n, "PCI bus", err);
     pc->has_pci = true;
+    err = pci_add_ecam(&pc->pci, PCI_ECAM_BASE, PCI_ECAM_BUSES);
+    if (err)
+        return failed(why, n, "PCI configuration space", err);
     if (!c->pci[0][0])
         err = hostbridge_new(&pc->pci, 0, 0);
     if (!err && !pci_named(c, "lpc") && !c->pci[LPC_SLOT][0])
@@ -326,7 +351,8 @@ static int add_pci(struct pc *pc, char *why, size_t n)
         snprintf(why, n, "-s %d: a guest finds nothing in this slot without a device in function 0", orphan);
         return -EINVAL;
     }
-    return 0;
+    const struct pci_windows windows = pci_windows(pc);
+    return pci_assign_bars(&pc->pci, &windows, why, n);
 }
 
 /* -- serial ports, and what a guest and its tests talk to the monitor through -- */
@@ -401,6 +427,7 @@ static void describe(struct pc *pc)
     static const struct platform_ports reserved[] = {
         {0x20, 2}, {0xa0, 2}, {0x4d0, 2}, {0x80, 1}, {0x92, 1}, {0xb2, 2}, {ACPI_PM1A_EVT_PORT, 0x20}, {0xcf9, 1},
     };
+    const struct pci_windows windows = pci_windows(pc);
     struct platform *p = &pc->platform;
     *p = (struct platform){
         .ncpus = pc->vm->nvcpus,
@@ -426,8 +453,12 @@ static void describe(struct pc *pc)
         .rtc_century = 0x32,
         .hpet_base = HPET_BASE,
         .hpet_id = HPET_BLOCK_ID,
-        .mmio32_base = PCI_MMIO32_BASE,
-        .mmio32_len = PCI_MMIO32_LEN,
+        .ecam_base = PCI_ECAM_BASE,
+        .ecam_buses = PCI_ECAM_BUSES,
+        .mmio32_base = windows.mem32_base,
+        .mmio32_len = windows.mem32_len,
+        .mmio64_base = windows.mem64_base,
+        .mmio64_len = windows.mem64_len,
         .intx = pc->intx,
         .pirq_irqs = PCI_PIRQ_IRQS,
         .has_rtc = true,
@@ -595,6 +626,10 @@ void pc_reset(struct pc *pc)
     if (pc->has_testdev)
         testdev_reset(&pc->testdev);
     assign_irqs(pc);
+    char why[256];
+    const struct pci_windows windows = pci_windows(pc);
+    if (pci_assign_bars(&pc->pci, &windows, why, sizeof(why))) /* it could when the machine was built */
+        log_error("%s", why);
     int err = reset_accel_chips(pc);
     if (err)
         log_error("the accelerator's interrupt controllers cannot be reset: %s", strerror(-err));

@@ -1,6 +1,6 @@
 /*
  * Host bridges; the LPC bridge (the ISA bridge of Intel's 82371SB, "PIIX3",
- * with the eight PIRQ routing registers of the later ICH); the dummy.
+ * with the eight PIRQ routing registers of the later ICH).
  */
 #include "pci/bridges.h"
 
@@ -20,9 +20,10 @@ static int new_dev(struct pci_bus *b, unsigned slot, unsigned func, const struct
         return -ENOMEM;
     pci_dev_init(d, ops, vendor, device, class_code, pin);
     int err = pci_add(b, d, slot, func);
-    if (err)
+    if (err) {
+        pci_dev_free(d);
         free(d);
-    else if (out)
+    } else if (out)
         *out = d;
     return err;
 }
@@ -74,13 +75,4 @@ int lpc_new(struct pci_bus *b, unsigned slot, unsigned func)
         d->wmask[pci_pirq_reg(p)] = PIRQ_OFF | PIRQ_IRQ;
     }
     return 0;
-}
-
-/* ---- dummy ------------------------------------------------------------------------------------------------------ */
-
-static const struct pci_ops dummy_ops = {.name = "dummy", .free = free_dev};
-
-int pci_dummy_new(struct pci_bus *b, unsigned slot, unsigned func)
-{
-    return new_dev(b, slot, func, &dummy_ops, 0x10dd, 0x0001, 0x020000, 1, NULL);
 }

@@ -11,6 +11,6 @@
 int hostbridge_new(struct pci_bus *, unsigned slot, unsigned func);     /* -s N,hostbridge */
 int amd_hostbridge_new(struct pci_bus *, unsigned slot, unsigned func); /* -s N,amd_hostbridge */
 int lpc_new(struct pci_bus *, unsigned slot, unsigned func);            /* -s 31,lpc: one a machine */
-int pci_dummy_new(struct pci_bus *, unsigned slot, unsigned func);      /* -s N,dummy: has INTA#, which it never uses */
+int pci_dummy_new(struct pci_bus *, unsigned slot, unsigned func);      /* -s N,dummy: see dummy.h */
 
 #endif

@@ -1,8 +1,11 @@
-/* PCI Local Bus Specification 3.0: configuration mechanism 1 and type 0 configuration space. */
-#include "pci/pci.h"
-
+/*
+ * PCI Local Bus Specification 3.0: configuration mechanism 1 and type 0
+ * configuration space; PCI Express Base 4.0, section 7.2.2: ECAM.
+ */
 #include <errno.h>
 #include <string.h>
+
+#include "pci/priv.h"
 
 #include "util/bytes.h"
 
@@ -12,6 +15,7 @@
 static const struct state_field dev_fields[] = {
     STATE_ARRAY(struct pci_state, cfg, 1, 0),
     STATE_FIELD(struct pci_state, intx, 1, 0),
+    STATE_FIELD(struct pci_state, msi_pending, 1, 0),
 };
 static const struct state_desc dev_desc = STATE_DESC("pci-dev", 1, struct pci_state, dev_fields);
 
@@ -22,31 +26,60 @@ static const struct state_desc bus_desc = STATE_DESC("pci-bus", 1, struct pci_bu
 
 /* ---- a function's configuration space --------------------------------------------------------------------------- */
 
+void pci_dev_sync(struct pci_dev *d)
+{
+    pci_bars_sync(d);
+    pci_intx_sync(d);
+    pci_msi_sync(d);
+}
+
 /* size 1, 2 or 4, off a multiple of it. Lock held. */
 static uint32_t dev_read(struct pci_dev *d, unsigned off, unsigned size)
 {
+    unsigned dword = off & ~3u;
     if (d->ops->cfg_read)
         d->ops->cfg_read(d, off, size);
     uint32_t v = (uint32_t)get_le(d->s.cfg + off, size);
-    if (off <= PCI_STATUS && PCI_STATUS < off + size && __atomic_load_n(&d->s.intx, __ATOMIC_RELAXED))
-        v |= (uint32_t)PCI_STATUS_INTX << 8 * (PCI_STATUS - off);
-    return v;
+    uint32_t status = pci_caps_status(d, dword) | pci_msi_status(d, dword);
+    if (dword == PCI_COMMAND && __atomic_load_n(&d->s.intx, __ATOMIC_RELAXED))
+        status |= (uint32_t)PCI_STATUS_INTX << 16;
+    return v | (uint32_t)(status >> 8 * (off & 3) & size_mask(size));
+}
+
+/* Command register, BARs and capabilities have their reset values, and all that follows them follows. */
+static void dev_reset(struct pci_dev *d)
+{
+    pci_msi_reset(d);
+    for (unsigned i = 0; i < sizeof(d->s.cfg); i++)
+        pci_poke(d, i, d->init[i]);
+    __atomic_store_n(&d->s.intx, 0, __ATOMIC_RELAXED);
+    pci_bars_reset(d);
+    pci_dev_sync(d);
+    if (d->ops->reset)
+        d->ops->reset(d);
 }
 
 static void dev_write(struct pci_dev *d, unsigned off, unsigned size, uint32_t val)
 {
     uint8_t old[4];
-    memcpy(old, d->s.cfg + (off & ~3u), sizeof(old));
+    unsigned dword = off & ~3u;
+    memcpy(old, d->s.cfg + dword, sizeof(old));
+    pthread_mutex_lock(&d->msi_lock); /* a message's address and data change at once */
     for (unsigned i = off; i < off + size; i++, val >>= 8) {
         uint8_t byte = (uint8_t)val;
-        byte = (uint8_t)(((d->s.cfg[i] & ~d->wmask[i]) | (byte & d->wmask[i])) & ~(byte & d->w1cmask[i]));
-        __atomic_store_n(&d->s.cfg[i], byte, __ATOMIC_SEQ_CST); /* route.c looks at the command register */
+        pci_poke(d, i, (uint8_t)(((d->s.cfg[i] & ~d->wmask[i]) | (byte & d->wmask[i])) & ~(byte & d->w1cmask[i])));
     }
-    if ((off & ~3u) == PCI_COMMAND)
-        pci_intx_sync(d);
-    if (d->ops->cfg_write)
+    pthread_mutex_unlock(&d->msi_lock);
+    bool reset = pci_caps_written(d, dword, old);
+    pci_dev_sync(d);
+    if (reset)
+        dev_reset(d);
+    else if (d->ops->cfg_write)
         d->ops->cfg_write(d, off, size, old);
 }
+
+/* A function without Express capability knows nothing of the rest. */
+static unsigned cfg_size(const struct pci_dev *d) { return d->express ? PCI_CFG_EXT_SIZE : PCI_CFG_SIZE; }
 
 uint32_t pci_cfg_read(struct pci_bus *b, unsigned slot, unsigned func, unsigned off, unsigned size)
 {
@@ -57,7 +90,7 @@ uint32_t pci_cfg_read(struct pci_bus *b, unsigned slot, unsigned func, unsigned 
     pthread_mutex_lock(&b->lock);
     for (unsigned i = 0; i < size;) {
         unsigned step = off % size == 0 ? size : 1; /* a misaligned access arrives as its bytes */
-        uint32_t part = off + i + step <= PCI_CFG_SIZE ? dev_read(d, off + i, step) : (uint32_t)size_mask(step);
+        uint32_t part = off + i + step <= cfg_size(d) ? dev_read(d, off + i, step) : (uint32_t)size_mask(step);
         v |= part << 8 * i;
         i += step;
     }
@@ -73,7 +106,7 @@ void pci_cfg_write(struct pci_bus *b, unsigned slot, unsigned func, unsigned off
     pthread_mutex_lock(&b->lock);
     for (unsigned i = 0; i < size;) {
         unsigned step = off % size == 0 ? size : 1;
-        if (off + i + step <= PCI_CFG_SIZE)
+        if (off + i + step <= cfg_size(d))
             dev_write(d, off + i, step, (uint32_t)((val >> 8 * i) & size_mask(step)));
         i += step;
     }
@@ -147,12 +180,45 @@ static void port_write(void *dev, uint64_t off, unsigned size, uint64_t val)
 
 static const struct io_ops port_ops = {.read = port_read, .write = port_write, .sizes = 1 | 2 | 4};
 
+/* ---- ECAM: the address is the function's and the register's ------------------------------------------------------ */
+
+#define ECAM_BUS_SIZE 0x100000u
+
+static uint64_t ecam_read(void *dev, uint64_t off, unsigned size)
+{
+    if (off >= ECAM_BUS_SIZE)
+        return size_mask(size);
+    return pci_cfg_read(dev, off >> 15 & 31, off >> 12 & 7, off & 0xfff, size);
+}
+
+static void ecam_write(void *dev, uint64_t off, unsigned size, uint64_t val)
+{
+    if (off < ECAM_BUS_SIZE)
+        pci_cfg_write(dev, off >> 15 & 31, off >> 12 & 7, off & 0xfff, size, (uint32_t)val);
+}
+
+static const struct io_ops ecam_ops = {.read = ecam_read, .write = ecam_write, .sizes = 1 | 2 | 4};
+
+int pci_add_ecam(struct pci_bus *b, uint64_t base, unsigned buses)
+{
+    uint64_t len = (uint64_t)buses * ECAM_BUS_SIZE;
+    if (!buses || buses > 256 || b->ecam_len)
+        return -EINVAL;
+    int err = bus_add(b->mmio,
+                      &(struct io_range){.base = base, .len = len, .ops = &ecam_ops, .dev = b, .name = "ecam"});
+    if (err)
+        return err;
+    b->ecam_base = base;
+    b->ecam_len = len;
+    return 0;
+}
+
 /* ---- life ------------------------------------------------------------------------------------------------------- */
 
 int pci_bus_init(struct pci_bus *b, struct bus *pio, struct bus *mmio, const struct pci_wires *wires,
                  const struct io_ops *cf9_ops, void *cf9_dev)
 {
-    *b = (struct pci_bus){.pio = pio, .mmio = mmio, .cf9_ops = cf9_ops, .cf9_dev = cf9_dev};
+    *b = (struct pci_bus){.pio = pio, .mmio = mmio, .cf9_ops = cf9_ops, .cf9_dev = cf9_dev, .msi = wires->msi};
     memcpy(b->pirq_gsi, wires->gsi, sizeof(b->pirq_gsi));
     memcpy(b->isa, wires->isa, sizeof(b->isa));
     int err = bus_add(pio, &(struct io_range){.base = 0xcf8, .len = 8, .ops = &port_ops, .dev = b, .name = "pci"});
@@ -170,10 +236,16 @@ int pci_bus_init(struct pci_bus *b, struct bus *pio, struct bus *mmio, const str
 void pci_bus_fini(struct pci_bus *b)
 {
     bus_remove(b->pio, 0xcf8, b);
+    if (b->ecam_len)
+        bus_remove(b->mmio, b->ecam_base, b);
     for (unsigned i = 0; i < ARRAY_LEN(b->dev); i++) {
         struct pci_dev *d = b->dev[i];
+        if (!d)
+            continue;
+        pci_bars_unmap(d);
         b->dev[i] = NULL;
-        if (d && d->ops->free)
+        pci_dev_free(d);
+        if (d->ops->free)
             d->ops->free(d);
     }
     pthread_mutex_destroy(&b->lock);
@@ -186,13 +258,8 @@ void pci_bus_reset(struct pci_bus *b)
     state_reset(&bus_desc, &b->s);
     for (unsigned i = 0; i < ARRAY_LEN(b->dev); i++) {
         struct pci_dev *d = b->dev[i];
-        if (!d)
-            continue;
-        state_reset(&dev_desc, &d->s);
-        memcpy(d->s.cfg, d->init, sizeof(d->s.cfg));
-        pci_intx_sync(d);
-        if (d->ops->reset)
-            d->ops->reset(d);
+        if (d)
+            dev_reset(d);
     }
     pthread_mutex_unlock(&b->lock);
 }
@@ -202,8 +269,14 @@ int pci_bus_save(struct pci_bus *b, struct state_blob *out)
     pthread_mutex_lock(&b->lock);
     int err = state_save(&bus_desc, &b->s, out);
     for (unsigned i = 0; i < ARRAY_LEN(b->dev) && !err; i++) {
-        if (b->dev[i])
-            err = state_save(&dev_desc, &b->dev[i]->s, out);
+        struct pci_dev *d = b->dev[i];
+        if (!d)
+            continue;
+        err = state_save(&dev_desc, &d->s, out);
+        if (!err)
+            err = pci_msi_save(d, out);
+        if (!err && d->ops->save)
+            err = d->ops->save(d, out);
     }
     pthread_mutex_unlock(&b->lock);
     return err;
@@ -213,14 +286,17 @@ int pci_bus_save(struct pci_bus *b, struct state_blob *out)
 static void dev_loaded(struct pci_dev *d)
 {
     uint8_t old[4];
-    for (unsigned i = 0; i < PCI_CFG_SIZE; i++) {
+    pci_rebar_loaded(d);
+    for (unsigned i = 0; i < sizeof(d->s.cfg); i++) {
         uint8_t may = d->wmask[i] | d->w1cmask[i];
-        d->s.cfg[i] = (uint8_t)((d->init[i] & ~may) | (d->s.cfg[i] & may));
+        pci_poke(d, i, (uint8_t)((d->init[i] & ~may) | (d->s.cfg[i] & may)));
     }
     d->s.intx = !!d->s.intx;
-    pci_intx_sync(d);
+    pci_caps_loaded(d);
+    pci_msi_loaded(d);
+    pci_dev_sync(d);
     /* The device sees its registers written, dword by dword, as a guest would do it. */
-    for (unsigned off = 0; off < PCI_CFG_SIZE && d->ops->cfg_write; off += 4) {
+    for (unsigned off = 0; off < cfg_size(d) && d->ops->cfg_write; off += 4) {
         memcpy(old, d->s.cfg + off, sizeof(old));
         d->ops->cfg_write(d, off, 4, old);
     }
@@ -232,10 +308,15 @@ int pci_bus_load(struct pci_bus *b, const uint8_t *data, size_t len, size_t *pos
     int err = state_load(&bus_desc, &b->s, data, len, pos);
     b->s.config_address &= CONFIG_MASK;
     for (unsigned i = 0; i < ARRAY_LEN(b->dev) && !err; i++) {
-        if (!b->dev[i])
+        struct pci_dev *d = b->dev[i];
+        if (!d)
             continue;
-        err = state_load(&dev_desc, &b->dev[i]->s, data, len, pos);
-        dev_loaded(b->dev[i]);
+        err = state_load(&dev_desc, &d->s, data, len, pos);
+        if (!err)
+            err = pci_msi_load(d, data, len, pos);
+        dev_loaded(d);
+        if (!err && d->ops->load)
+            err = d->ops->load(d, data, len, pos);
     }
     pthread_mutex_unlock(&b->lock);
     return err;
@@ -294,7 +375,9 @@ void pci_set32(struct pci_dev *d, unsigned off, uint32_t v)
 void pci_dev_init(struct pci_dev *d, const struct pci_ops *ops, uint16_t vendor, uint16_t device, uint32_t class_code,
                   unsigned pin)
 {
-    *d = (struct pci_dev){.ops = ops};
+    memset(d, 0, sizeof(*d));
+    d->ops = ops;
+    pthread_mutex_init(&d->msi_lock, NULL);
     pci_set16(d, PCI_VENDOR, vendor);
     pci_set16(d, PCI_DEVICE, device);
     pci_set32(d, PCI_REVISION, class_code << 8);
@@ -303,4 +386,10 @@ void pci_dev_init(struct pci_dev *d, const struct pci_ops *ops, uint16_t vendor,
     d->wmask[PCI_INTERRUPT_LINE] = 0xff;
     if (!pin)
         pci_set8(d, PCI_INTERRUPT_LINE, 0xff); /* "unknown or no connection" */
+}
+
+void pci_dev_free(struct pci_dev *d)
+{
+    pci_msi_free(d);
+    pthread_mutex_destroy(&d->msi_lock);
 }

@@ -130,10 +130,10 @@ struct pci_dev { /* embedded in the device's own struct */
     struct pci_state s;
     uint8_t init[PCI_CFG_EXT_SIZE], wmask[PCI_CFG_EXT_SIZE], w1cmask[PCI_CFG_EXT_SIZE];
     struct pci_bar bar[PCI_BARS];
-    uint16_t pm, msi, msix_cap, express, af, rebar; /* where these capabilities are; 0: absent */
-    uint16_t last_cap, last_ext_cap;                /* the ends of the two lists */
+    unsigned pm, msi, msix_cap, express, af, rebar; /* where these capabilities are; 0: absent */
+    unsigned last_cap, last_ext_cap;                /* the ends of the two lists */
     uint64_t cap_dwords;                            /* bit n: the dword at 4 * n belongs to a capability */
-    uint16_t ext_end;                               /* first free byte after the extended capabilities */
+    unsigned ext_end;                               /* first free byte after the extended capabilities */
     struct pci_msix *msix;
     /* Covers the MSI capability, the MSI-X table, pending bits, and from here the command register. */
     pthread_mutex_t msi_lock;
@@ -201,6 +201,8 @@ int pci_orphan_slot(struct pci_bus *);
 /* Starts a device: ids, class (0xBBSSPP), INTx pin (0: none, 1: INTA#); writable command bits, the usual read-only rest. */
 void pci_dev_init(struct pci_dev *, const struct pci_ops *, uint16_t vendor, uint16_t device, uint32_t class_code,
                   unsigned pin);
+/* For a device that pci_add() has not taken: what pci_dev_init() and the like have allocated. The bus does it for its own. */
+void pci_dev_free(struct pci_dev *);
 void pci_set8(struct pci_dev *, unsigned off, uint8_t v);
 void pci_set16(struct pci_dev *, unsigned off, uint16_t v);
 void pci_set32(struct pci_dev *, unsigned off, uint32_t v);

@@ -5,8 +5,7 @@
  * that a register of the LPC bridge names. Guests use one or the other, as
  * they mask the rest.
  */
-#include "pci/pci.h"
-
+#include "pci/priv.h"
 #include "util/bytes.h"
 
 unsigned pci_pirq(unsigned slot, unsigned pin) { return (slot + pin - 1) % PCI_PIRQS; }
@@ -40,16 +39,17 @@ void pci_route_pirq(struct pci_bus *b, unsigned pirq, unsigned irq)
 }
 
 /*
- * Brings the router up to date with the device's pin and its interrupt disable
- * bit. The command register is read without the bus's lock, which is outside
- * of ours: whoever changes it calls here afterwards. Route lock held.
+ * Brings the router up to date with the device's pin and what silences it: the
+ * interrupt disable bit, messages in its place, D3hot. Configuration space is
+ * read without the bus's lock, which is outside of ours: whoever changes it
+ * calls here afterwards. Route lock held.
  */
 static void sync(struct pci_dev *d)
 {
     struct pci_bus *b = d->bus;
     unsigned pin = d->init[PCI_INTERRUPT_PIN];
-    bool off = __atomic_load_n(&d->s.cfg[PCI_COMMAND + 1], __ATOMIC_SEQ_CST) & PCI_COMMAND_INTX_OFF >> 8;
-    bool out = d->s.intx && !off;
+    bool off = pci_peek(d, PCI_COMMAND + 1) & PCI_COMMAND_INTX_OFF >> 8;
+    bool out = __atomic_load_n(&d->s.intx, __ATOMIC_RELAXED) && !off && !pci_messages_on(d) && pci_powered(d);
     if (!pin || d->intx_out == out)
         return;
     d->intx_out = out;
@@ -64,6 +64,8 @@ static void sync(struct pci_dev *d)
 
 void pci_intx_sync(struct pci_dev *d)
 {
+    if (!d->bus)
+        return;
     pthread_mutex_lock(&d->bus->route_lock);
     sync(d);
     pthread_mutex_unlock(&d->bus->route_lock);
@@ -78,6 +80,12 @@ static void intx_set(void *chip, unsigned pin, bool level)
     __atomic_store_n(&d->s.intx, level, __ATOMIC_RELAXED);
     sync(d);
     pthread_mutex_unlock(&b->route_lock);
+}
+
+void pci_intx(struct pci_dev *d, bool level)
+{
+    if (d->init[PCI_INTERRUPT_PIN])
+        intx_set(d->bus, d->slot * PCI_FUNCS + d->func, level);
 }
 
 struct irq_line pci_intx_line(struct pci_dev *d)

@@ -154,7 +154,7 @@ static void see_keyboard(void)
 static void see_pci(void)
 {
     same("0xCF8", cf8, 0);
-    same("PCI: command register", pci_read(0, 3, 0, 4) & 0xffff, 0);
+    same("PCI: command register, decoding on", pci_read(0, 3, 0, 4) & 0xffff, 3);
 }
 
 static void see_ports(void)
