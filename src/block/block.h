@@ -58,12 +58,14 @@ struct disk_req {
         struct disk *disk;
         struct disk_req *next;
         int error;
+        int64_t result;
         uint64_t pos;           /* bytes of the request that are through */
         const struct iovec *at; /* the memory of the rest */
         unsigned nat;
         struct iovec *copy; /* owns `at`, once a transfer ended in the middle of an iovec */
-        unsigned step;      /* which way of doing it is being tried */
-        uint64_t from, to;  /* the range that a write keeps to itself */
+        unsigned step;      /* which way of doing it is being tried, */
+        unsigned tries;     /* and how often again */
+        uint64_t from, to;  /* the range of calls that move no data */
         struct disk_req *next_active, **prev_active;
         void *arg;
     } work;
@@ -106,9 +108,8 @@ int disk_option(struct disk_options *, const char *text, char *why, size_t n);
 int disk_open(const char *spec, const struct disk_options *, struct loop *, struct disk **out, char *why, size_t n);
 
 /*
- * Waits for what is under way (its done() is called), then closes and unlocks.
- * What was queued and not submitted ends in -ECANCELED. Not from done(). NULL is
- * allowed.
+ * Submits and waits for what was queued (its done() is called; it must not
+ * queue more), then closes and unlocks. Not from done(). NULL is allowed.
  */
 void disk_close(struct disk *);
 
