@@ -206,6 +206,7 @@ struct plan {
     struct rewrite r;
     struct stand_in stand[3];
     unsigned nstand;
+    unsigned flip; /* of the opcode's bits: 2 exchanges source and destination */
 };
 
 static int *field_of(struct plan *p, const ZydisDecodedOperand *o)
@@ -289,6 +290,16 @@ static bool differs_in_memory(ZydisMnemonic m)
     }
 }
 
+/* What must be another in the opcode for the two operands to change places: MOV and arithmetic, and TEST; -1: they cannot. */
+static int flip_of(const struct insn *in)
+{
+    if (in->z.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+        return -1;
+    if ((in->z.opcode & 0xc5) == 0x01 || (in->z.opcode & 0xfd) == 0x89)
+        return 2;
+    return in->z.opcode == 0x85 ? 0 : -1;
+}
+
 /*
  * A register in the context can be the instruction's memory operand itself, if
  * it is not written or is written as a whole: writing half of it would delay
@@ -308,6 +319,42 @@ static void use_context(const struct insn *in, struct plan *p, struct addr *a)
         p->stand[i] = p->stand[--p->nstand];
         return;
     }
+    const struct stand_in *s = &p->stand[0];
+    int flip = flip_of(in);
+    if (p->nstand != 1 || s->o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_REG || flip < 0 ||
+        (WRITES(s->o) && s->o->size != 64))
+        return;
+    *a = CTX_REG(s->guest);
+    p->r.mem = a;
+    p->r.reg = p->r.rm;
+    p->flip = (unsigned)flip;
+    p->nstand = 0;
+}
+
+/* What needs no register of the host's: a constant to a register in the context. */
+static bool constant(struct tr *t)
+{
+    const struct insn *in = t->in;
+    const ZydisDecodedOperand *dst = &in->op[0], *src = &in->op[1];
+    if (in->z.operand_count_visible != 2 || dst->type != ZYDIS_OPERAND_TYPE_REGISTER || dst->size < 32)
+        return false;
+    int g = tr_gpr(dst->reg.value);
+    if (g < 0 || host_of((unsigned)g) != H_NONE)
+        return false;
+    if (in->z.mnemonic == ZYDIS_MNEMONIC_XOR && src->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+        src->reg.value == dst->reg.value) {
+        e_op_rr(&t->e, false, 0x31, H_CX, H_CX);
+        e_store(&t->e, H_CX, CTX_REG(g));
+        return true;
+    }
+    if (in->z.mnemonic != ZYDIS_MNEMONIC_MOV || src->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        return false;
+    uint64_t v = dst->size == 32 ? (uint32_t)src->imm.value.u : src->imm.value.u;
+    if ((int64_t)v != (int32_t)v)
+        return false;
+    e_op_mem(&t->e, true, 0xc7, 0, CTX_REG(g));
+    e32(&t->e, (uint32_t)v);
+    return true;
 }
 
 static void load_stand_ins(struct tr *t, const struct plan *p)
@@ -361,6 +408,8 @@ static bool absolute_mov(struct tr *t, const struct plan *p)
 static bool plain(struct tr *t)
 {
     struct plan p;
+    if (constant(t))
+        return true;
     if (!make_plan(t, &p) || !high_bytes_fit(&p))
         return false;
     if (p.mem) {
@@ -372,6 +421,12 @@ static bool plain(struct tr *t)
     struct addr context;
     use_context(t->in, &p, &context);
     load_stand_ins(t, &p);
+    if (p.flip) {
+        struct insn flipped = *t->in;
+        flipped.z.opcode ^= (ZyanU8)p.flip;
+        rewrite_insn(&t->e, &flipped, &p.r);
+        return true;
+    }
     rewrite_insn(&t->e, t->in, &p.r);
     store_stand_ins(t, &p);
     return true;
@@ -409,12 +464,46 @@ static bool by_cl(struct tr *t)
     return true;
 }
 
+/* The host register of an address register; one in the context is loaded into `spare`. */
+static int part(struct tr *t, ZydisRegister r, unsigned spare)
+{
+    if (r == ZYDIS_REGISTER_NONE)
+        return H_NONE;
+    unsigned guest = (unsigned)tr_gpr(r);
+    if (host_of(guest) != H_NONE)
+        return host_of(guest);
+    e_load(&t->e, spare, CTX_REG(guest));
+    return (int)spare;
+}
+
+/* LEA to a register of the host's, of 32 or 64 bits. */
+static bool lea_host(struct tr *t, unsigned h)
+{
+    const ZydisDecodedOperand *o = &t->in->op[1];
+    const bool wide = t->in->z.address_width == 64 && t->in->op[0].size == 64;
+    int64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+    bool relative = o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP;
+    if (relative || (o->mem.base == ZYDIS_REGISTER_NONE && o->mem.index == ZYDIS_REGISTER_NONE)) {
+        uint64_t v = (uint64_t)disp + (relative ? t->next : 0);
+        e_mov_imm(&t->e, h, wide ? v : (uint32_t)v);
+        return true;
+    }
+    struct addr a = {.disp = (int32_t)disp,
+                     .base = (int8_t)part(t, o->mem.base, H_15),
+                     .index = (int8_t)part(t, o->mem.index, H_10)};
+    a.scale = o->mem.scale > 1 ? (uint8_t)__builtin_ctz(o->mem.scale) : 0;
+    e_op_mem(&t->e, wide, 0x8d, h, a);
+    return true;
+}
+
 static bool lea(struct tr *t)
 {
     int g = tr_gpr(t->in->op[0].reg.value), h = host_of((unsigned)g);
     ZydisDecodedOperand mem = t->in->op[1];
     mem.mem.segment = ZYDIS_REGISTER_DS; /* bases do not count */
     unsigned size = t->in->op[0].size;
+    if (h != H_NONE && size >= 32)
+        return lea_host(t, (unsigned)h);
     tr_ea(t, &mem);
     if (size == 16) { /* the rest of the register stays */
         if (h == H_NONE)
@@ -424,15 +513,9 @@ static bool lea(struct tr *t)
         e_op_rr(&t->e, false, 0x89, H_15, (unsigned)h);
         return true;
     }
-    if (h == H_NONE) {
-        if (size == 32)
-            e_mov32(&t->e, H_15, H_15);
-        e_store(&t->e, H_15, CTX_REG(g));
-    } else if (size == 32) {
-        e_mov32(&t->e, (unsigned)h, H_15);
-    } else {
-        e_mov(&t->e, (unsigned)h, H_15);
-    }
+    if (size == 32)
+        e_mov32(&t->e, H_15, H_15);
+    e_store(&t->e, H_15, CTX_REG(g));
     return true;
 }
 
