@@ -29,7 +29,7 @@ enum {
     NET_MAX_QUEUES = 8,     /* pairs */
     NET_MAX_FRAME = 65550,  /* bytes: 64 KiB - 1 of IP behind an Ethernet header and a VLAN tag, rounded up */
     NET_MIN_FRAME = 14,     /* an Ethernet header */
-    NET_MAX_IOVS = 1024,    /* of one frame */
+    NET_MAX_IOVS = 1023,    /* of one frame */
     NET_DEFAULT_MTU = 1500, /* bytes behind the Ethernet header */
     NET_MIN_MTU = 68,       /* what IPv4 asks of a link */
     NET_MAX_MTU = 65521,    /* what tap and libslirp take */

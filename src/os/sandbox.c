@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_tun.h>
 #include <malloc.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -10,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "util/bytes.h"
@@ -84,6 +86,11 @@ static const int allow_network[] = {
     SCMP_SYS(setsockopt), SCMP_SYS(getsockname), SCMP_SYS(getpeername),
 };
 
+/* Sockets made while the guest runs; socket(2) itself by family, below. Nothing listens anew. */
+static const int allow_connecting[] = {SCMP_SYS(connect), SCMP_SYS(bind)};
+
+static const unsigned long allow_tap_ioctl[] = {TUNSETOFFLOAD, TUNSETQUEUE};
+
 static const unsigned long allow_ioctl[] = {TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD};
 
 #define KVM_IOCTL_TYPE 0xae /* _IOC_TYPE of every request in linux/kvm.h */
@@ -103,6 +110,33 @@ static int allow(scmp_filter_ctx ctx, const int *calls, size_t n)
 static int allow_if(scmp_filter_ctx ctx, int call, unsigned arg, uint64_t mask, uint64_t value)
 {
     return seccomp_rule_add(ctx, SCMP_ACT_ALLOW, call, 1, SCMP_CMP(arg, SCMP_CMP_MASKED_EQ, mask, value));
+}
+
+/*
+ * libslirp makes sockets as the guest makes connections. Before each question to
+ * a name server it looks by stat(2) whether /etc/resolv.conf has changed; that it
+ * may not read it again is an error that it knows (and so does GLib, which looks
+ * for a time zone when it writes a warning), so those opens fail and do not kill.
+ */
+static int for_libslirp(scmp_filter_ctx ctx)
+{
+    const uint64_t whole = UINT32_MAX;
+    static const int look[] = {SCMP_SYS(newfstatat), SCMP_SYS(stat), SCMP_SYS(statx)};
+    static const int opens[] = {SCMP_SYS(open), SCMP_SYS(openat)};
+
+    int error = allow_if(ctx, SCMP_SYS(socket), 0, whole, AF_INET);
+    if (!error)
+        error = allow_if(ctx, SCMP_SYS(socket), 0, whole, AF_INET6);
+    if (!error) /* libraries that do not make their sockets close-on-exec at once do it after */
+        error = allow_if(ctx, SCMP_SYS(fcntl), 1, whole, F_SETFD);
+    if (!error)
+        error = allow_if(ctx, SCMP_SYS(fcntl), 1, whole, F_GETFD);
+    if (!error)
+        error = allow(ctx, look, ARRAY_LEN(look));
+    for (size_t i = 0; !error && i < ARRAY_LEN(opens); i++)
+        if (opens[i] >= 0)
+            error = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), opens[i], 0);
+    return error;
 }
 
 static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
@@ -133,6 +167,14 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
         error = allow_if(ctx, SCMP_SYS(ioctl), 1, 0xff00, KVM_IOCTL_TYPE << 8);
     if (!error && needs->network)
         error = allow(ctx, allow_network, ARRAY_LEN(allow_network));
+    if (!error && (needs->new_inet || needs->new_unix))
+        error = allow(ctx, allow_connecting, ARRAY_LEN(allow_connecting));
+    if (!error && needs->new_unix)
+        error = allow_if(ctx, SCMP_SYS(socket), 0, whole, AF_UNIX);
+    if (!error && needs->new_inet)
+        error = for_libslirp(ctx);
+    for (size_t i = 0; !error && needs->tap && i < ARRAY_LEN(allow_tap_ioctl); i++)
+        error = allow_if(ctx, SCMP_SYS(ioctl), 1, whole, allow_tap_ioctl[i]);
     return error;
 }
 

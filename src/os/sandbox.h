@@ -10,8 +10,11 @@
 #include <stdbool.h>
 
 struct sandbox_needs {
-    bool network; /* accept, send and receive on sockets opened before */
-    bool kvm;     /* ioctl on /dev/kvm descriptors */
+    bool network;  /* accept, send and receive on sockets opened before */
+    bool new_inet; /* new IPv4 and IPv6 sockets, and a look at what a path names: libslirp (with `network`) */
+    bool new_unix; /* new UNIX sockets (with `network`) */
+    bool tap;      /* offloads and queues of a tap interface */
+    bool kvm;      /* ioctl on /dev/kvm descriptors */
 };
 
 /*
