@@ -188,6 +188,7 @@ static inline int drv_get(struct drv *d, uint32_t *len)
 /* Would the driver notify the device of what it added since it last asked itself this? */
 static inline bool drv_kick(struct drv *d)
 {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the device may be on another thread */
     if (!d->packed) {
         uint16_t old = d->kicked;
         d->kicked = d->avail;

@@ -1,0 +1,15 @@
+/* The thread of a device with much to do: an event loop of its own, for one disk or NIC. */
+#ifndef XHYVE_VIRTIO_IO_H
+#define XHYVE_VIRTIO_IO_H
+
+#include "os/loop.h"
+
+struct io_thread;
+
+/* Starts a thread that serves *loop until it is freed; `name` is for ps, cut to 15 characters. 0 or -errno. */
+int io_thread_new(struct io_thread **out, const char *name, struct loop **loop);
+/* Ends the thread after what it does just now; its loop stays, and may be turned by the caller. NULL is allowed. */
+void io_thread_stop(struct io_thread *);
+void io_thread_free(struct io_thread *); /* stops it, frees the loop; NULL is allowed */
+
+#endif
