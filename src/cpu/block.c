@@ -47,10 +47,6 @@ int block_cache_new(struct block_cache **out)
     bc->arena = mmap(NULL, bc->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bc->arena == MAP_FAILED)
         bc->arena = NULL;
-#ifdef MADV_HUGEPAGE
-    else
-        (void)madvise(bc->arena, bc->size, MADV_HUGEPAGE); /* most of it will be used, here and there */
-#endif
     if (!bc->by_key || !bc->by_page || !bc->uncached || !bc->arena) {
         block_cache_free(bc);
         return -ENOMEM;
