@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "block/impl.h"
@@ -114,22 +115,40 @@ static void who(long pid, char *out, size_t n)
     snprintf(out, n, "process %ld%s%s%s", pid, *name ? " (" : "", name, *name ? ")" : "");
 }
 
+static int try_lock(int fd, bool write)
+{
+    if (write)
+        return take(fd, F_WRLCK, 0, 0);
+    int error = take(fd, F_RDLCK, OURS, OURS_LEN);
+    if (!error)
+        error = take(fd, F_RDLCK, QEMU_NO_WRITERS, 1);
+    if (!error && held_by_other(fd, QEMU_WRITES))
+        error = -EAGAIN;
+    if (error)
+        take(fd, F_UNLCK, 0, 0); /* half of it is nothing */
+    return error;
+}
+
+static bool taken(int error) { return error == -EAGAIN || error == -EACCES; }
+
 int image_lock(int fd, const char *path, bool write, char *why, size_t n)
 {
-    int error;
+    enum { PATIENCE = 100, TICK_NS = 20000000 };
+    long pid = 0;
 
-    if (write) {
-        error = take(fd, F_WRLCK, 0, 0);
-    } else {
-        error = take(fd, F_RDLCK, OURS, OURS_LEN);
-        if (!error)
-            error = take(fd, F_RDLCK, QEMU_NO_WRITERS, 1);
-        if (!error && held_by_other(fd, QEMU_WRITES))
-            error = -EAGAIN;
+    int error = try_lock(fd, write);
+    /*
+     * A process that was killed is gone before the kernel has ended its
+     * io_uring, and that keeps the file, and the lock, a little longer. So one
+     * that nobody is seen to hold is waited for.
+     */
+    for (int i = 0; taken(error) && !(pid = holder(fd)) && i < PATIENCE; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = TICK_NS}, NULL);
+        error = try_lock(fd, write);
     }
-    if (error == -EAGAIN || error == -EACCES) {
+    if (taken(error)) {
         char by[128];
-        who(holder(fd), by, sizeof(by));
+        who(pid, by, sizeof(by));
         return disk_error(-EBUSY, why, n, "disk '%s' is in use by %s: %s", path, by,
                           write ? "an image has one writer, or readers that all say ro" : "it is being written there");
     }

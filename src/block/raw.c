@@ -12,6 +12,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "block/raw.h"
@@ -142,6 +143,7 @@ static const struct disk_ops raw_ops = {
 
 static int open_image(const char *path, const struct disk_options *o, int *out, char *why, size_t n)
 {
+    enum { PATIENCE = 50, TICK_NS = 20000000 };
     struct stat st;
 
     if (stat(path, &st) < 0)
@@ -152,7 +154,13 @@ static int open_image(const char *path, const struct disk_options *o, int *out, 
                           S_ISDIR(st.st_mode) ? "a directory" : "neither file nor block device");
     /* Exclusive use of a device also keeps it from being mounted under our hands. */
     int flags = O_CLOEXEC | O_NOCTTY | (o->ro ? O_RDONLY : O_RDWR) | (S_ISBLK(st.st_mode) && !o->ro ? O_EXCL : 0);
-    int fd = open(path, flags | (o->direct ? O_DIRECT : 0) | (o->sync ? O_DSYNC : 0));
+    flags |= (o->direct ? O_DIRECT : 0) | (o->sync ? O_DSYNC : 0);
+    int fd = open(path, flags);
+    /* The ring of a killed process keeps a device a little longer than the process lives; see image_lock(). */
+    for (int i = 0; fd < 0 && errno == EBUSY && i < PATIENCE; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = TICK_NS}, NULL);
+        fd = open(path, flags);
+    }
     if (fd >= 0) {
         *out = fd;
         return 0;

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/if_tun.h>
+#include <linux/io_uring.h>
 #include <malloc.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -91,6 +93,14 @@ static const int allow_connecting[] = {SCMP_SYS(connect), SCMP_SYS(bind)};
 
 static const unsigned long allow_tap_ioctl[] = {TUNSETOFFLOAD, TUNSETQUEUE};
 
+static const int allow_disk[] = {
+    /* a ring is held to its file and operations when it is made (block/ring.c): it is no way around this list */
+    SCMP_SYS(io_uring_enter), SCMP_SYS(fdatasync), SCMP_SYS(fallocate),
+    SCMP_SYS(wait4), /* the server of an image in another format has ended */
+};
+
+static const unsigned long allow_disk_ioctl[] = {BLKGETSIZE64, BLKDISCARD, BLKZEROOUT};
+
 static const unsigned long allow_ioctl[] = {TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, FIONREAD};
 
 #define KVM_IOCTL_TYPE 0xae /* _IOC_TYPE of every request in linux/kvm.h */
@@ -167,6 +177,12 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
         error = allow_if(ctx, SCMP_SYS(ioctl), 1, 0xff00, KVM_IOCTL_TYPE << 8);
     if (!error && needs->network)
         error = allow(ctx, allow_network, ARRAY_LEN(allow_network));
+    if (!error && needs->disk)
+        error = allow(ctx, allow_disk, ARRAY_LEN(allow_disk));
+    if (!error && needs->disk) /* a ring lets go of its file before it is closed */
+        error = allow_if(ctx, SCMP_SYS(io_uring_register), 1, whole, IORING_UNREGISTER_FILES);
+    for (size_t i = 0; !error && needs->disk && i < ARRAY_LEN(allow_disk_ioctl); i++)
+        error = allow_if(ctx, SCMP_SYS(ioctl), 1, whole, allow_disk_ioctl[i]);
     if (!error && (needs->new_inet || needs->new_unix))
         error = allow(ctx, allow_connecting, ARRAY_LEN(allow_connecting));
     if (!error && needs->new_unix)

@@ -15,6 +15,7 @@ struct sandbox_needs {
     bool new_unix; /* new UNIX sockets (with `network`) */
     bool tap;      /* offloads and queues of a tap interface */
     bool kvm;      /* ioctl on /dev/kvm descriptors */
+    bool disk;     /* io_uring, flushes, holes and discards of disks (NBD: with `network`) */
 };
 
 /*

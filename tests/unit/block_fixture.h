@@ -25,7 +25,7 @@
 
 /* ---- images ---- */
 
-static char image[64]; /* the name that new_image() gave */
+static char image[128]; /* the name that new_image() gave */
 
 static UNUSED void new_image_in(const char *dir, uint64_t size)
 {
