@@ -96,8 +96,8 @@ void tr_ways_out(struct tr *t)
 }
 
 /*
- * r15: where to. A miss is the interpreter's if `drop` is negative. On a hit r10 is eight times... the place of the table's entry is
- * [rsp + 8 * r10 + table].
+ * r15: where to. What is not in the table is left to jit_run() with the stack pointer to grow by `drop`; if that is
+ * negative, to the interpreter. After a hit the code's address is at [rsp + 8 * r10 + what is returned].
  */
 static int32_t look_up(struct tr *t, int32_t drop)
 {
