@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "pci/priv.h"
 #include "util/bytes.h"
@@ -297,6 +298,7 @@ static bool take(struct window *w, uint64_t size, uint64_t *base)
     return true;
 }
 
+/* In this order. */
 enum { IO_PASS, MEM32_PASS, SMALL64_PASS, LARGE64_PASS, PASSES };
 
 static unsigned pass_of(const struct pci_bar *bar)
@@ -361,26 +363,45 @@ static void enable(struct pci_dev *d)
                       command | pci_cfg_read(d->bus, d->slot, d->func, PCI_COMMAND, 2));
 }
 
+struct item {
+    struct pci_dev *dev;
+    unsigned n, index;
+};
+
+/* By pass; then the largest first, so that nothing is lost to alignment; then as they stand on the bus. */
+static int compare_items(const void *x, const void *y)
+{
+    const struct item *a = x, *b = y;
+    const struct pci_bar *p = &a->dev->bar[a->n], *q = &b->dev->bar[b->n];
+    if (pass_of(p) != pass_of(q))
+        return pass_of(p) < pass_of(q) ? -1 : 1;
+    if (p->size != q->size)
+        return p->size > q->size ? -1 : 1;
+    return a->index < b->index ? -1 : 1;
+}
+
 int pci_assign_bars(struct pci_bus *b, const struct pci_windows *w, char *why, size_t cap)
 {
     struct window io = {w->io_base, (uint64_t)w->io_base + w->io_len};
     struct window low = {w->mem32_base, (uint64_t)w->mem32_base + w->mem32_len};
     struct window high = {w->mem64_base, w->mem64_base + w->mem64_len};
+    struct item item[PCI_SLOTS * PCI_FUNCS * PCI_BARS];
+    unsigned nitems = 0;
 
-    /* The largest first: then nothing is lost to alignment. */
-    for (unsigned pass = 0; pass < PASSES; pass++) {
-        for (unsigned shift = 63; shift > 0; shift--) {
-            for (unsigned i = 0; i < ARRAY_LEN(b->dev) * PCI_BARS; i++) {
-                struct pci_dev *d = b->dev[i / PCI_BARS];
-                unsigned n = i % PCI_BARS;
-                if (!d || d->bar[n].kind == PCI_BAR_NONE || d->bar[n].size != UINT64_C(1) << shift ||
-                    pass_of(&d->bar[n]) != pass)
-                    continue;
-                int err = assign(d, n, &io, &low, &high, why, cap);
-                if (err)
-                    return err;
+    for (unsigned i = 0; i < ARRAY_LEN(b->dev); i++) {
+        for (unsigned n = 0; b->dev[i] && n < PCI_BARS; n++) {
+            if (b->dev[i]->bar[n].kind != PCI_BAR_NONE) {
+                item[nitems] = (struct item){b->dev[i], n, nitems};
+                nitems++;
             }
         }
+    }
+    if (nitems)
+        qsort(item, nitems, sizeof(item[0]), compare_items);
+    for (unsigned i = 0; i < nitems; i++) {
+        int err = assign(item[i].dev, item[i].n, &io, &low, &high, why, cap);
+        if (err)
+            return err;
     }
     for (unsigned i = 0; i < ARRAY_LEN(b->dev); i++) {
         if (b->dev[i])
