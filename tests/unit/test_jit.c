@@ -115,6 +115,24 @@ static void own_stores_into_code_count(void **state)
     assert_true(stats(r)->dropped > 0);
 }
 
+static void dead_blocks_are_in_nobodys_way(void **state)
+{
+    struct rig *r = *state;
+    start(r, "jit.threshold=1");
+    for (unsigned i = 0; i < 100; i++) {
+        put_called(r, CALLED, (uint8_t)i);
+        PUT(r, CODE, 0xe8, 0xfb, 0, 0, 0, 0xf4); /* call CALLED; hlt */
+        assert_int_equal(run(r), (uint8_t)i);
+    }
+    const struct jit *jit = r->cpu->jit;
+    assert_true(jit->stats.dropped >= 150);
+    unsigned found = 0;
+    for (unsigned i = 0; i < 1u << 16; i++)
+        for (uint32_t n = jit->by_key[i]; n; n = jit->blocks[n].by_key, found++)
+            assert_false(jit->blocks[n].dead);
+    assert_in_range(found, 1, 4);
+}
+
 static void others_stores_into_code_count(void **state)
 {
     struct rig *r = *state;
@@ -447,6 +465,7 @@ int main(void)
         T(off_is_off),
         T(own_stores_into_code_count),
         T(others_stores_into_code_count),
+        T(dead_blocks_are_in_nobodys_way),
         T(a_full_cache_is_emptied),
         T(after_that_blocks_must_prove_themselves_again),
         T(a_page_may_be_another),

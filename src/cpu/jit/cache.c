@@ -339,6 +339,12 @@ static void retire(struct jit *jit, struct jit_block *b)
         struct emit e = {.p = jit->mem.rw + entry[i]};
         e_jmp_to(&e, jit->mem.rw + b->away);
     }
+    /* Code that is written again and again would leave a long trail. */
+    uint32_t *p = &jit->by_key[key_slot(b->id, b->rip)];
+    while (*p && &jit->blocks[*p] != b)
+        p = &jit->blocks[*p].by_key;
+    if (*p)
+        *p = b->by_key;
     b->in = 0;
     b->dead = true;
     jit->stats.dropped++;
