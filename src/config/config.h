@@ -89,9 +89,6 @@ extern const char config_usage[];
 void config_list_pci(void);
 void config_list_lpc(void);
 
-/* Is this a device that -s knows? */
-bool config_pci_known(const char *device);
-
 /* A size as -m takes it, in its largest whole unit; returns buf. */
 const char *config_size(uint64_t bytes, char *buf, size_t n);
 

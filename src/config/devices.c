@@ -11,12 +11,13 @@
 #include "config/config.h"
 
 static const struct {
-    const char *name, *text;
+    const char *name, *text, *options; /* options: what it takes, NULL: nothing */
 } pci_devices[] = {
-    {"hostbridge", "host bridge (slot 0 has one unless you say otherwise)"},
-    {"amd_hostbridge", "the same with AMD's ids, for guests that look for them"},
-    {"lpc", "LPC bridge to the serial ports and other fixed devices (slot 31 has one by default)"},
-    {"dummy", "a device that does nothing, for tests"},
+    {"hostbridge", "host bridge (slot 0 has one unless you say otherwise)", NULL},
+    {"amd_hostbridge", "the same with AMD's ids, for guests that look for them", NULL},
+    {"lpc", "LPC bridge to the serial ports and other fixed devices (slot 31 has one by default)", NULL},
+    {"dummy", "a device that does nothing, for tests", NULL},
+    {"virtio-rnd", "entropy from the host", "rate=BYTES[/SECONDS],max-bytes=BYTES,period=MILLISECONDS"},
 };
 
 static const struct {
@@ -29,18 +30,20 @@ static const struct {
     {"bootrom,FILE[,VARS]", "not in this version"},
 };
 
-bool config_pci_known(const char *device)
+/* The row of a device, by the first `len` characters of a name; -1: no such device. */
+static int find_pci(const char *name, size_t len)
 {
     for (unsigned i = 0; i < sizeof(pci_devices) / sizeof(pci_devices[0]); i++)
-        if (strcmp(pci_devices[i].name, device) == 0)
-            return true;
-    return false;
+        if (strlen(pci_devices[i].name) == len && strncmp(pci_devices[i].name, name, len) == 0)
+            return (int)i;
+    return -1;
 }
 
 void config_list_pci(void)
 {
     for (unsigned i = 0; i < sizeof(pci_devices) / sizeof(pci_devices[0]); i++)
-        printf("%-16s %s\n", pci_devices[i].name, pci_devices[i].text);
+        printf("%-16s %s%s%s\n", pci_devices[i].name, pci_devices[i].text, pci_devices[i].options ? "; " : "",
+               pci_devices[i].options ? pci_devices[i].options : "");
 }
 
 void config_list_lpc(void)
@@ -111,15 +114,11 @@ int config_slot(struct vm_config *c, const char *value, char *why, size_t n)
             return config_error(why, n, "-s %s: expected [bus:]slot[:function],DEVICE[,options]", value);
     }
     size_t len = strcspn(device, ",");
-    char *name = copy(device, len);
-    if (!name)
-        return config_error(why, n, "out of memory");
-    bool known = config_pci_known(name);
-    free(name);
-    if (!known)
+    int row = find_pci(device, len);
+    if (row < 0)
         return config_error(why, n, "-s %s: unknown device '%.*s'; -s help lists those there are", value, (int)len,
                             device);
-    if (device[len])
+    if (device[len] && !pci_devices[row].options)
         return config_error(why, n, "-s %s: %.*s takes no options", value, (int)len, device);
     if (!placed) {
         for (slot = 1; slot < CONFIG_PCI_SLOTS && c->pci[slot][0]; slot++)

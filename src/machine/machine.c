@@ -283,6 +283,7 @@ static int set_up(struct machine *m)
 
 static void tear_down(struct machine *m)
 {
+    pc_stop(m->pc);
     if (m->vm)
         vm_join(m->vm);
     if (m->accel && m->accel->vm_close)

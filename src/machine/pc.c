@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "chipset/lapic_page.h"
+#include "machine/devices.h"
 #include "pci/bridges.h"
 #include "util/bytes.h"
 #include "util/log.h"
@@ -270,23 +271,6 @@ static int add_power(struct pc *pc)
 
 /* -- PCI -- */
 
-static int add_pci_device(struct pc *pc, unsigned slot, unsigned func, const char *device)
-{
-    static const struct {
-        const char *name;
-        int (*make)(struct pci_bus *, unsigned slot, unsigned func);
-    } makers[] = {
-        {"hostbridge", hostbridge_new},
-        {"amd_hostbridge", amd_hostbridge_new},
-        {"lpc", lpc_new},
-        {"dummy", pci_dummy_new},
-    };
-    for (unsigned i = 0; i < ARRAY_LEN(makers); i++)
-        if (strcmp(makers[i].name, device) == 0)
-            return makers[i].make(&pc->pci, slot, func);
-    return -ENODEV;
-}
-
 static bool pci_named(const struct vm_config *c, const char *device)
 {
     for (unsigned s = 0; s < CONFIG_PCI_SLOTS; s++)
@@ -339,10 +323,10 @@ static int add_pci(struct pc *pc, char *why, size_t n)
         for (unsigned f = 0; f < CONFIG_PCI_FUNCS; f++) {
             if (!c->pci[s][f])
                 continue;
-            err = add_pci_device(pc, s, f, c->pci[s][f]);
+            char reason[256];
+            err = device_new(pc, s, f, c->pci[s][f], reason, sizeof(reason));
             if (err) {
-                snprintf(why, n, "-s %u:%u,%s: %s", s, f, c->pci[s][f],
-                         err == -EEXIST ? "a machine has one of these, and it is there already" : strerror(-err));
+                snprintf(why, n, "-s %u:%u,%s: %s", s, f, c->pci[s][f], reason);
                 return err;
             }
         }
@@ -520,7 +504,7 @@ int pc_started(struct pc *pc)
         if (!err && vm->irqchip != IRQCHIP_KERNEL)
             err = vm->accel->coalesce(vm, false, IOAPIC_DEFAULT_BASE, 4);
     }
-    return err;
+    return err ? err : devices_started(pc);
 }
 
 int pc_set_lapic(struct pc *pc, struct vcpu *vcpu)
@@ -568,6 +552,12 @@ int pc_new(struct pc **out, struct vm *vm, const struct vm_config *config, char 
     assign_irqs(pc);
     *out = pc;
     return 0;
+}
+
+void pc_stop(struct pc *pc)
+{
+    if (pc)
+        devices_stop(pc);
 }
 
 void pc_free(struct pc *pc)
@@ -618,6 +608,7 @@ void pc_reset(struct pc *pc)
     i8042_reset(&pc->i8042);
     resetctl_reset(&pc->resetctl);
     pci_bus_reset(&pc->pci);
+    devices_settle(pc);
     for (unsigned i = 0; i < CONFIG_COM_PORTS; i++)
         if (pc->has_uart[i])
             uart_reset(&pc->uart[i]);

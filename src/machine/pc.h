@@ -24,6 +24,7 @@
 #include "core/irq.h"
 #include "core/vm.h"
 #include "pci/pci.h"
+#include "virtio/virtio.h"
 
 #define PC_ISA_IRQS 16
 
@@ -48,6 +49,8 @@ struct pc {
     struct uart uart[CONFIG_COM_PORTS];
     struct serial *serial[CONFIG_COM_PORTS], *debugcon;
     struct pci_bus pci;
+    struct virtio_dev *virtio[PCI_SLOTS * PCI_FUNCS]; /* in no order; the bus owns them */
+    unsigned nvirtio;
 
     /* Wires with several sources: see enum pc_source in pc.c. */
     struct irq_or isa[PC_ISA_IRQS], pic_pin[PC_ISA_IRQS], ioapic_pin[IOAPIC_PINS];
@@ -66,6 +69,8 @@ struct pc {
  * cpuid is set. 0; -errno with one line in why[n].
  */
 int pc_new(struct pc **out, struct vm *, const struct vm_config *, char *why, size_t n);
+/* Ends the devices' own threads, which would raise interrupts. vCPUs parked for good, the accelerator's VM still there. */
+void pc_stop(struct pc *);
 void pc_free(struct pc *); /* vCPU threads ended */
 
 /*

@@ -10,6 +10,7 @@
 
 struct io_thread {
     struct loop *loop;
+    const char *name;
     pthread_t thread;
     bool running;
 };
@@ -30,17 +31,21 @@ int io_thread_new(struct io_thread **out, const char *name, struct loop **loop)
     if (!t)
         return -ENOMEM;
     int err = loop_new(&t->loop);
-    if (!err)
-        err = os_thread_new(&t->thread, name, serve, t);
     if (err) {
-        loop_free(t->loop);
         free(t);
         return err;
     }
-    t->running = true;
+    t->name = name;
     *loop = t->loop;
     *out = t;
     return 0;
+}
+
+int io_thread_start(struct io_thread *t)
+{
+    int err = os_thread_new(&t->thread, t->name, serve, t);
+    t->running = !err;
+    return err;
 }
 
 void io_thread_stop(struct io_thread *t)

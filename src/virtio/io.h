@@ -6,8 +6,13 @@
 
 struct io_thread;
 
-/* Starts a thread that serves *loop until it is freed; `name` is for ps, cut to 15 characters. 0 or -errno. */
+/*
+ * Makes the loop; `name` (static) is for ps, cut to 15 characters. What is to be
+ * watched may be added until io_thread_start() makes the thread, which serves
+ * the loop from then on. 0 or -errno.
+ */
 int io_thread_new(struct io_thread **out, const char *name, struct loop **loop);
+int io_thread_start(struct io_thread *);
 /* Ends the thread after what it does just now; its loop stays, and may be turned by the caller. NULL is allowed. */
 void io_thread_stop(struct io_thread *);
 void io_thread_free(struct io_thread *); /* stops it, frees the loop; NULL is allowed */

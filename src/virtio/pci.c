@@ -662,6 +662,8 @@ int virtio_pci_new(struct pci_bus *bus, unsigned slot, unsigned func, struct vir
     int err = lay_out(v, id, options->msi);
     dev->transport = (struct virtio_transport){
         .queue_irq = queue_irq, .config_irq = config_irq, .was_reset = was_reset, .arg = v};
+    if (!err && dev->io)
+        err = io_thread_start(dev->io);
     if (!err)
         err = pci_add(bus, &v->pci, slot, func);
     if (err) {

@@ -125,7 +125,7 @@ struct virtio_dev {
  */
 int virtio_init(struct virtio_dev *, const struct virtio_ops *, struct guest_mem *, struct loop *, unsigned nqueues,
                 uint16_t queue_size, unsigned config_len, uint64_t features);
-/* The same on an I/O thread of its own. 0 or -errno. */
+/* The same on an I/O thread of its own, which virtio_pci_new() starts. 0 or -errno. */
 int virtio_init_thread(struct virtio_dev *, const struct virtio_ops *, struct guest_mem *, unsigned nqueues,
                        uint16_t queue_size, unsigned config_len, uint64_t features);
 void virtio_stop(struct virtio_dev *); /* ends that thread: vCPUs are parked for good. Harmless if repeated */

@@ -49,6 +49,10 @@ def bad_input(t):
             (["-s", "32,dummy"] + good, "32"),
             (["-s", "1:2:9,dummy"] + good, "9"),
             (["-s", "x,dummy"] + good, "x,dummy"),
+            (["-s", "3,dummy,fast"] + good, "takes no options"),
+            (["-s", "3,virtio-rnd,rate=0"] + good, "rate=0"),
+            (["-s", "3,virtio-rnd,speed=9"] + good, "speed=9"),
+            (["-s", "3,virtio-rnd,period=100"] + good, "max-bytes="),
             (["-l", "com9,stdio"] + good, "com9"),
             (["-l", "com1,nonsense"] + good, "nonsense"),
             (["-l", "com1,stdio", "-l", "com2,stdio"] + good, "stdio"),
@@ -136,6 +140,7 @@ def all_devices(t):
         args = ["-a", "soft", "-l", "com1,null", "-l", "com2,autopty=pty", "-l", "com3,tcp=0", "-l", "com4,file=com4",
                 "-l", "debugcon,file=debug", "-l", "fwcfg,name=opt/x,string=a,b", "-l", "pc-testdev",
                 "-s", "0,amd_hostbridge", "-s", "3,dummy", "-s", "3:1,dummy", "-s", "dummy", "-s", "lpc",
+                "-s", "3:2,virtio-rnd", "-s", "virtio-rnd,rate=1000",
                 "-f", "multiboot,kernel"]
         with t.case("no two of them claim the same address"):
             done = run(args, folder)

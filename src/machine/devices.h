@@ -1,0 +1,17 @@
+/* The devices that -s puts into slots. */
+#ifndef XHYVE_MACHINE_DEVICES_H
+#define XHYVE_MACHINE_DEVICES_H
+
+#include "machine/pc.h"
+
+/* Makes what `spec`, "DEVICE[,OPTIONS]", says. 0; -errno with a reason in why[n], without the place. */
+int device_new(struct pc *, unsigned slot, unsigned func, const char *spec, char *why, size_t n);
+
+/* The accelerator has its VM now: events instead of exits, where it has them. 0 or -errno. vCPUs parked. */
+int devices_started(struct pc *);
+/* After the bus's reset: waits until no device writes to guest memory any more. vCPUs parked. */
+void devices_settle(struct pc *);
+/* Ends the devices' threads. vCPUs parked for good. */
+void devices_stop(struct pc *);
+
+#endif
