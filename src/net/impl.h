@@ -22,8 +22,8 @@ bool net_frame_ok(const struct net_backend *, const struct net_frame *, size_t *
 size_t net_gather(void *to, size_t max, const struct iovec *iov, unsigned niov);
 
 /*
- * Gives the client one frame: 0: it has it, or it was dropped and counted;
- * -EAGAIN: no room now. The caller flushes.
+ * Gives the client one frame: 1: it has it, and the caller will flush; 0: it was
+ * dropped and counted; -EAGAIN: no room now.
  */
 int net_deliver(struct net_backend *, unsigned queue, const struct net_hdr *, const void *frame, size_t len);
 

@@ -188,5 +188,5 @@ int net_deliver(struct net_backend *b, unsigned queue, const struct net_hdr *hdr
     b->client->rx_put(b->arg, queue, len, hdr);
     b->stats.rx_frames++;
     b->stats.rx_bytes += len;
-    return 0;
+    return 1;
 }

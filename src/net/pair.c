@@ -52,18 +52,18 @@ static void deliver(struct end *e, unsigned q)
 
     in->no_room = false;
     while (in->first && e->b.client) {
-        if (net_deliver(&e->b, q, &in->first->hdr, in->first->data, in->first->len) == -EAGAIN) {
+        int r = net_deliver(&e->b, q, &in->first->hdr, in->first->data, in->first->len);
+        if (r < 0) {
             in->no_room = true;
             break;
         }
         drop_packet(in);
-        any = true;
+        any = any || r;
     }
-    if (any) {
+    if (any)
         e->b.client->rx_flush(e->b.arg, q);
-        if (e->peer && e->peer->tx_full[q])
-            soon(e->peer);
-    }
+    if (e->peer && e->peer->tx_full[q])
+        soon(e->peer);
 }
 
 static void on_work(void *arg)

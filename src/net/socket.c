@@ -120,11 +120,13 @@ static bool deliver(struct stream *s)
             break;
         if (len < NET_MIN_FRAME) {
             s->b.stats.rx_dropped++;
-        } else if (net_deliver(&s->b, 0, &plain, s->in + s->in_start + LENGTH, len) == -EAGAIN) {
-            s->no_room = true;
-            break;
         } else {
-            any = true;
+            int r = net_deliver(&s->b, 0, &plain, s->in + s->in_start + LENGTH, len);
+            if (r < 0) {
+                s->no_room = true;
+                break;
+            }
+            any = any || r;
         }
         s->in_start += LENGTH + len;
     }

@@ -44,7 +44,7 @@ struct watch {
     struct loop_fd *loop_fd; /* NULL: nothing wanted */
     int fd;
     unsigned events; /* watched */
-    unsigned wanted; /* in this round: SLIRP_POLL_* */
+    unsigned wanted; /* in this round */
     int ready;       /* SLIRP_POLL_* */
     unsigned round;  /* of the last pollfds_fill() that named it */
     int index;
@@ -78,10 +78,10 @@ struct user {
 static int deliver(struct user *u, const void *frame, size_t len)
 {
     struct net_hdr hdr = {.flags = u->offloads & NET_CAN_CSUM ? NET_HDR_DATA_VALID : 0};
-    int err = net_deliver(&u->b, 0, &hdr, frame, len);
-    if (!err)
+    int r = net_deliver(&u->b, 0, &hdr, frame, len);
+    if (r > 0)
         u->unflushed = true;
-    return err;
+    return r;
 }
 
 static void queue(struct user *u, const void *frame, size_t len)
@@ -262,15 +262,20 @@ static void poll_slirp(struct user *u)
     flush(u);
 }
 
+static void set_events(struct watch *w, unsigned events);
+
 static void on_fd(void *arg, int fd, unsigned events)
 {
     struct watch *w = arg;
     struct user *u = w->user;
-    int ready = (events & LOOP_READ ? SLIRP_POLL_IN : 0) | (events & LOOP_WRITE ? SLIRP_POLL_OUT : 0) |
-                (events & LOOP_HANGUP ? SLIRP_POLL_HUP | SLIRP_POLL_ERR : 0);
 
-    /* The library must not see what it did not ask for in this round. */
-    w->ready = ready & (int)(w->wanted | SLIRP_POLL_HUP | SLIRP_POLL_ERR);
+    events &= w->wanted | (w->wanted ? LOOP_HANGUP : 0);
+    if (!events) {
+        set_events(w, w->wanted); /* after() had left that for the case that it happens */
+        return;
+    }
+    w->ready = (events & LOOP_READ ? SLIRP_POLL_IN : 0) | (events & LOOP_WRITE ? SLIRP_POLL_OUT : 0) |
+               (events & LOOP_HANGUP ? SLIRP_POLL_HUP | SLIRP_POLL_ERR : 0);
     poll_slirp(u);
     w = find_watch(u, fd); /* it may be gone */
     if (w)
@@ -315,7 +320,7 @@ static int on_add_poll(int fd, int events, void *opaque)
         u->watches = w;
         u->by_fd[fd] = w;
     }
-    w->wanted = (unsigned)events;
+    w->wanted = (events & SLIRP_POLL_OUT ? LOOP_WRITE : 0) | ((events & SLIRP_POLL_IN) && !u->paused ? LOOP_READ : 0);
     w->round = u->round;
     w->index = u->nindex;
     u->by_index[u->nindex] = w;
@@ -329,16 +334,14 @@ static void after(struct user *u)
 
     u->round++;
     u->nindex = 0;
-    u->lib.pollfds_fill(u->slirp, &timeout, on_add_poll, u);
     u->paused = u->waiting_bytes > QUEUE_PAUSE;
+    u->lib.pollfds_fill(u->slirp, &timeout, on_add_poll, u);
     for (struct watch *w = u->watches; w; w = w->next) {
-        unsigned events = 0;
-        if (u->started && w->round == u->round) {
-            events = (w->wanted & SLIRP_POLL_OUT ? LOOP_WRITE : 0);
-            if (!u->paused && (w->wanted & (SLIRP_POLL_IN | SLIRP_POLL_PRI)))
-                events |= LOOP_READ;
-        }
-        set_events(w, events);
+        if (!u->started || w->round != u->round)
+            w->wanted = 0;
+        /* A socket that moves data is wanted for reading in one round, not in the next, and again in the one after: it
+         * stays with the loop until it is ready at the wrong time. */
+        set_events(w, w->wanted | (w->events & LOOP_READ));
     }
     /* An earlier deadline may stand: packets of the guest's alone must not put it off for ever. */
     if (u->started && timeout != UINT32_MAX) {
