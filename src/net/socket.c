@@ -42,7 +42,6 @@ struct stream {
     bool started;
     bool no_room; /* the guest has none; net_rx_kick() */
     bool tx_full; /* the socket has none; tx_ready() is owed */
-    struct log_limit limit;
 
     size_t in_start, in_end;   /* what of `in` is there and not delivered */
     size_t out_start, out_end; /* the rest of a frame of which some has been sent */
@@ -94,7 +93,7 @@ static void tx_ready(struct stream *s)
 static void lost(struct stream *s, const char *why)
 {
     disconnect(s);
-    log_guest(&s->limit, "network socket=%s: %s; trying again every second", s->b.info.name, why);
+    log_warn("network socket=%s: %s; trying again every second", s->b.info.name, why);
     timer_set(&s->retry, os_clock_ns() + RETRY_NS);
     s->no_room = false;
     net_link(&s->b, false);
@@ -323,7 +322,7 @@ static void on_retry(void *arg)
         timer_set(&s->retry, os_clock_ns() + RETRY_NS);
         return;
     }
-    log_guest(&s->limit, "network socket=%s: connected again", s->b.info.name);
+    log_info("network socket=%s: connected again", s->b.info.name);
     update(s);
     net_link(&s->b, true);
 }

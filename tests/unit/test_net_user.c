@@ -637,8 +637,8 @@ static int child_status(void (*fn)(void))
     do {                                                                                                               \
         unsigned turns = 0;                                                                                            \
         while (guest_pump(&(r)->g), !(condition)) {                                                                    \
-            CHECK(loop_turn((r)->loop, NS_PER_S / 10) == 0);                                                           \
-            CHECK(turns++ < 100);                                                                                      \
+            CHECK(loop_turn((r)->loop, NS_PER_S / 1000) == 0);                                                         \
+            CHECK(turns++ < 10000);                                                                                    \
         }                                                                                                              \
     } while (0)
 
