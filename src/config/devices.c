@@ -16,7 +16,7 @@ static const struct {
     {"hostbridge", "host bridge (slot 0 has one unless you say otherwise)", NULL},
     {"amd_hostbridge", "the same with AMD's ids, for guests that look for them", NULL},
     {"lpc", "LPC bridge to the serial ports and other fixed devices (slot 31 has one by default)", NULL},
-    {"dummy", "a device that does nothing, for tests", NULL},
+    {"dummy", "BARs of each kind, MSI and MSI-X, and nothing behind them: for tests", NULL},
     {"virtio-rnd", "entropy from the host", "rate=BYTES[/SECONDS],max-bytes=BYTES,period=MILLISECONDS"},
 };
 
