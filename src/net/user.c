@@ -597,6 +597,7 @@ int net_user_open(const struct net_options *o, struct loop *loop, struct net_bac
     slirp_lib_lock();
     u->slirp = new_network(u, o);
     if (u->slirp && !o->restricted) {
+        u->lib.pollfds_poll(u->slirp, 1, get_revents, u); /* sets its clock, by which it knows how old an address is */
         read_resolv_conf(u, o);
         u->lib.cleanup(u->slirp); /* with all that guest's connections */
         u->slirp = new_network(u, o);
