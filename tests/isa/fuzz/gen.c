@@ -648,6 +648,8 @@ static bool make_state(struct soft *soft, struct rng *r, struct fuzz_case *c, st
         return false;
     if (c->mode == FUZZ_32 && (uint32_t)c->in.reg[RSP] + 64 < 128)
         c->in.reg[RSP] = 128; /* what wraps around 4 GiB may or may not fault */
+    if (c->mode == FUZZ_32 && c->mnemonic == ZYDIS_MNEMONIC_LEAVE && (uint32_t)c->in.reg[RBP] > 0xffffff80)
+        c->in.reg[RBP] = 128;
     if (c->mode != FUZZ_64)
         for (unsigned i = 0; i < 8; i++)
             c->in.reg[i] = (uint32_t)c->in.reg[i];
