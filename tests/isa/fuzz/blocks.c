@@ -1,9 +1,9 @@
 /*
- * fuzz_blocks [COUNT [SEED]]
+ * fuzz_blocks [COUNT [SEED [OPTION=VALUE,...]]]
  *
  * Random straight-line blocks of 2 to 12 instructions, with memory operands,
  * as generated code in lockstep with the interpreter (cpu/jit/lockstep.c), in
- * 64-bit mode. Half of them end in a jump to one of two others, which may not
+ * 64-bit mode or 32-bit mode. Options are those of the translator. Half of them end in a jump to one of two others, which may not
  * need all flags. What reads flags that nobody has defined is left out. Prints
  * PASS with the counts, or lockstep's report of the first difference and FAIL.
  * Exit status 0, 1 for a difference, 77 where it cannot run.
@@ -40,16 +40,19 @@ static uint32_t open_after(const struct insn *in)
 }
 
 /* An instruction for the block; false if this one will not do. */
-static bool choose(struct soft *soft, struct rng *rng, struct fuzz_case *c, struct insn *in, uint32_t open)
+static bool choose(struct soft *soft, struct rng *rng, enum fuzz_mode mode, struct fuzz_case *c, struct insn *in,
+                   uint32_t open)
 {
     const struct form_table *t = tables[rng_below(rng, NTABLES)];
     const struct form *form = &t->rows[rng_below(rng, (uint32_t)t->nrows)];
     unsigned size = rng_below(rng, 4);
-    if (form->flags & (FORM_NOFUZZ | FORM_NO64 | FORM_END) || !form->fn[size] || !soft_has(soft, form->feature) ||
-        !gen_case(soft, rng, form, size, FUZZ_64, 0, c) || insn_decode(64, false, c->bytes, c->len, in))
+    const uint32_t other = mode == FUZZ_64 ? FORM_NO64 : FORM_ONLY64;
+    if (form->flags & (FORM_NOFUZZ | other | FORM_END) || !form->fn[size] || !soft_has(soft, form->feature) ||
+        !gen_case(soft, rng, form, size, mode, 0, c) || insn_decode(fuzz_bits(mode), false, c->bytes, c->len, in))
         return false;
     uint32_t tested = in->z.cpu_flags ? in->z.cpu_flags->tested & RFL_ARITH : 0;
-    if (in->z.mnemonic == ZYDIS_MNEMONIC_PUSHF || in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
+    if (in->z.mnemonic == ZYDIS_MNEMONIC_PUSHF || in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
+        in->z.mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
         tested = RFL_ARITH;
     return !(tested & open) && !outcome_undefined(c, in);
 }
@@ -74,6 +77,7 @@ static bool touches_memory(const struct insn *in)
 struct random_code {
     uint8_t bytes[3 * LONGEST * 15 + 16];
     unsigned len, insns;
+    enum fuzz_mode mode;
     struct fuzz_case first; /* whose state it begins with */
 };
 
@@ -84,7 +88,8 @@ static uint32_t add_instructions(struct soft *soft, struct rng *rng, struct rand
     static struct fuzz_case c;
     struct insn in;
     for (unsigned tries = 0, have = 0; have < n && tries < 1000; tries++) {
-        if (!choose(soft, rng, &c, &in, open) || (branches && code->insns && touches_memory(&in) && rng_below(rng, 8)))
+        if (!choose(soft, rng, code->mode, &c, &in, open) ||
+            (branches && code->insns && touches_memory(&in) && rng_below(rng, 8)))
             continue; /* only the first one's address is certainly mapped, and a fault ends it all */
         if (!code->insns++)
             code->first = c;
@@ -102,7 +107,7 @@ static void add_branches(struct soft *soft, struct rng *rng, struct random_code 
     uint8_t jump[6] = {0x0f, (uint8_t)(0x80 | rng_below(rng, 16))};
     struct insn in;
     unsigned at = code->len, short_by = 0;
-    if (insn_decode(64, false, jump, sizeof jump, &in) || (in.z.cpu_flags->tested & open))
+    if (insn_decode(fuzz_bits(code->mode), false, jump, sizeof jump, &in) || (in.z.cpu_flags->tested & open))
         jump[short_by = 1] = 0xe9;
     code->len += 6 - short_by;
     unsigned from = code->len;
@@ -122,13 +127,16 @@ int main(int argc, char **argv)
     struct soft *soft = soft_new();
     uint64_t ran = 0, insns = 0, compared = 0;
     bool fine = true;
-    if (!soft || soft_lockstep(soft)) {
+    char options[256];
+    snprintf(options, sizeof options, "jit.lockstep=on%s%s", argc > 3 ? "," : "", argc > 3 ? argv[3] : "");
+    if (!soft || soft_lockstep(soft, options)) {
         printf("SKIP: no translator here\n");
         return 77;
     }
     while (ran < count && fine) {
         static struct random_code code;
         code.len = code.insns = 0;
+        code.mode = rng_below(&rng, 3) ? FUZZ_64 : FUZZ_32;
         bool branches = rng_below(&rng, 2);
         unsigned n = branches ? 1 + rng_below(&rng, 4) : 2 + rng_below(&rng, LONGEST - 1);
         uint32_t open = add_instructions(soft, &rng, &code, n, branches, 0);

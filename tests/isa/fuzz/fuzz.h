@@ -142,7 +142,7 @@ void soft_lower(struct soft *, const struct fuzz_case *, const struct insn *, st
 void soft_run(struct soft *, const struct fuzz_case *, struct fuzz_outcome *out);
 uint8_t *soft_page(struct soft *, unsigned page); /* data page 0 or 1, or the read-only one as 3 */
 /* Instead of soft_translate(): blocks in lockstep. */
-int soft_lockstep(struct soft *);
+int soft_lockstep(struct soft *, const char *options);
 bool soft_run_block(struct soft *, const struct fuzz_case *, const uint8_t *code, unsigned len, uint64_t *compared);
 bool soft_has(const struct soft *, unsigned feature);
 uint64_t soft_fs_base(void);

@@ -138,9 +138,9 @@ struct soft *soft_new(void)
 
 int soft_translate(struct soft *s) { return jit_new(s->cpu); }
 
-int soft_lockstep(struct soft *s)
+int soft_lockstep(struct soft *s, const char *options)
 {
-    s->vm.accel_options = "jit.lockstep=on";
+    s->vm.accel_options = options;
     return jit_new(s->cpu);
 }
 
