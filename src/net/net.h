@@ -229,8 +229,9 @@ const char *net_mac_text(const uint8_t mac[6], char text[NET_MAC_TEXT]); /* retu
 /*
  * Two ends of a cable on one loop: what one sends the other receives, from a
  * posted function. At most `room` frames are under way in each direction; more
- * are not taken until the other end has taken some. Both can all offloads. Each
- * is closed by itself; the link of one is up while the other is started.
+ * are not taken until the other end has taken some. What one end may leave undone
+ * (info.send) is what the other has said in net_set_offloads(). Each is closed by
+ * itself; the link of one is up while the other is started.
  */
 int net_pair(struct loop *, unsigned queues, unsigned room, struct net_backend **a, struct net_backend **b);
 
