@@ -53,10 +53,26 @@ static inline int pci_teardown(void **state)
 {
     assert_lock_free(&pci.lock);
     assert_lock_free(&pci.route_lock);
-    for (unsigned i = 0; i < ARRAY_LEN(pci.dev); i++)
-        if (pci.dev[i])
-            assert_lock_free(&pci.dev[i]->msi_lock);
+    struct {
+        struct bus *bus;
+        uint64_t base;
+    } place[256];
+    unsigned nplaces = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(pci.dev); i++) {
+        struct pci_dev *d = pci.dev[i];
+        if (!d)
+            continue;
+        assert_lock_free(&d->msi_lock);
+        for (unsigned n = 0; n < PCI_BARS; n++) {
+            if (d->bar[n].claimed && !(d->bar[n].base >= ECAM && d->bar[n].base < ECAM + MiB(2))) {
+                place[nplaces].bus = d->bar[n].kind == PCI_BAR_IO ? pio : mmio;
+                place[nplaces++].base = d->bar[n].base;
+            }
+        }
+    }
     pci_bus_fini(&pci);
+    for (unsigned i = 0; i < nplaces; i++) /* nobody is left behind on the buses */
+        assert_false(bus_claims(place[i].bus, place[i].base));
     return fixture_teardown(state);
 }
 

@@ -205,7 +205,8 @@ static void test_overlaps(void **state)
     cfg_out(1, 0, BAR(0), 4, 0xd0000000);
     assert_int_equal(mem_in(0xc0000000), 0xa1);
     assert_int_equal(mem_in(0xd0000000), 0xa0);
-    cfg_out(1, 0, BAR(0), 4, 0xc0000000);
+    cfg_out(1, 0, BAR(0), 4, 0xc0000000); /* also when it comes later */
+    assert_int_equal(mem_in(0xc0000000), 0xa0);
     cfg_out(1, 0, BAR(1), 4, 0xd0000000);
     assert_int_equal(mem_in(0xc0000000), 0xa0);
     assert_int_equal(mem_in(0xd0000000), 0xa1);
@@ -377,6 +378,13 @@ static void test_spill(void **state)
     assert_int_equal(d->bar[2].base, 0xc1000000);
     assert_int_equal(d->bar[4].base, UINT64_C(0x140000000));
     assert_int_equal(e->bar[2].base, UINT64_C(0x141000000));
+    w.mem32_len = MiB(20); /* room for two and a half */
+    assert_int_equal(pci_assign_bars(&pci, &w, why, sizeof(why)), 0);
+    assert_int_equal(d->bar[0].base, 0xc0800000);
+    assert_int_equal(d->bar[2].base, UINT64_C(0x140000000));
+    w.mem32_len = MiB(4);
+    assert_int_equal(pci_assign_bars(&pci, &w, why, sizeof(why)), -ENOSPC);
+    assert_non_null(strstr(why, "-s 2:0,test: BAR 0 of 8 MiB does not fit: 4194304 bytes"));
 }
 
 /* ---- configuration space by address ----------------------------------------------------------------------------- */
