@@ -3,12 +3,16 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "pci/bridges.h"
 #include "util/bytes.h"
+#include "virtio/blk.h"
 #include "virtio/pci.h"
 #include "virtio/rnd.h"
+
+#define DEFAULT_QUEUES 8 /* of a disk, or as many as there are vCPUs */
 
 /* Hands a virtio device to the bus, and remembers it: its thread is to be ended before the VM is. */
 static int add_virtio(struct pc *pc, unsigned slot, unsigned func, struct virtio_dev *dev)
@@ -30,6 +34,29 @@ static int new_rnd(struct pc *pc, unsigned slot, unsigned func, const char *opti
     return err ? err : add_virtio(pc, slot, func, dev);
 }
 
+static int new_blk(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    unsigned cpus = pc->vm->nvcpus;
+    struct blk_options o = {.queues = cpus < DEFAULT_QUEUES ? cpus : DEFAULT_QUEUES};
+    struct virtio_dev *dev;
+    size_t len = options ? strcspn(options, ",") : 0;
+    if (!len) {
+        snprintf(why, n, "expected the name of an image: virtio-blk,IMAGE[,OPTIONS]");
+        return -EINVAL;
+    }
+    char *image = strndup(options, len);
+    if (!image)
+        return -ENOMEM;
+    int err = blk_parse(options[len] ? options + len + 1 : NULL, &o, why, n);
+    if (!err)
+        err = blk_new(&dev, &pc->vm->mem, image, &o, why, n);
+    free(image);
+    if (err)
+        return err;
+    pc->has_disk = true;
+    return add_virtio(pc, slot, func, dev);
+}
+
 int device_new(struct pc *pc, unsigned slot, unsigned func, const char *spec, char *why, size_t n)
 {
     static const struct {
@@ -41,6 +68,7 @@ int device_new(struct pc *pc, unsigned slot, unsigned func, const char *spec, ch
         {"amd_hostbridge", amd_hostbridge_new, NULL},
         {"lpc", lpc_new, NULL},
         {"dummy", pci_dummy_new, NULL},
+        {"virtio-blk", NULL, new_blk},
         {"virtio-rnd", NULL, new_rnd},
     };
     size_t len = strcspn(spec, ",");
@@ -75,6 +103,13 @@ void devices_settle(struct pc *pc)
 {
     for (unsigned i = 0; i < pc->nvirtio; i++)
         virtio_wait(pc->virtio[i]);
+}
+
+void devices_need(const struct pc *pc, struct sandbox_needs *needs)
+{
+    needs->disk |= pc->has_disk;
+    for (unsigned i = 0; i < pc->nvirtio; i++)
+        needs->network |= blk_needs_network(pc->virtio[i]);
 }
 
 void devices_stop(struct pc *pc)

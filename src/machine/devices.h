@@ -3,6 +3,7 @@
 #define XHYVE_MACHINE_DEVICES_H
 
 #include "machine/pc.h"
+#include "os/sandbox.h"
 
 /* Makes what `spec`, "DEVICE[,OPTIONS]", says. 0; -errno with a reason in why[n], without the place. */
 int device_new(struct pc *, unsigned slot, unsigned func, const char *spec, char *why, size_t n);
@@ -11,6 +12,8 @@ int device_new(struct pc *, unsigned slot, unsigned func, const char *spec, char
 int devices_started(struct pc *);
 /* After the bus's reset: waits until no device writes to guest memory any more. vCPUs parked. */
 void devices_settle(struct pc *);
+/* Adds what the devices need of the host while the guest runs. */
+void devices_need(const struct pc *, struct sandbox_needs *);
 /* Ends the devices' threads. vCPUs parked for good. */
 void devices_stop(struct pc *);
 

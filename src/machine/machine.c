@@ -365,7 +365,8 @@ int machine_run(const struct vm_config *config)
     int status = config->bhyve_exit_codes ? 4 : 1;
     int err = set_up(m);
     if (!err) {
-        struct sandbox_needs needs = {.network = pc_needs_network(m->pc), .kvm = m->accel->needs_kvm};
+        struct sandbox_needs needs = {.kvm = m->accel->needs_kvm};
+        pc_needs(m->pc, &needs);
         err = sandbox_enter(&needs);
         if (err)
             snprintf(m->why, sizeof(m->why), "the sandbox cannot be entered: %s", strerror(-err));

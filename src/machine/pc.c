@@ -564,6 +564,7 @@ void pc_free(struct pc *pc)
 {
     if (!pc)
         return;
+    devices_stop(pc);
     if (pc->has_testdev)
         testdev_fini(&pc->testdev);
     if (pc->has_fwcfg)
@@ -628,10 +629,10 @@ void pc_reset(struct pc *pc)
 
 bool pc_power_button(struct pc *pc) { return acpi_pm_power_button(&pc->acpi_pm); }
 
-bool pc_needs_network(const struct pc *pc)
+void pc_needs(const struct pc *pc, struct sandbox_needs *needs)
 {
     for (unsigned i = 0; i < CONFIG_COM_PORTS; i++)
-        if (pc->serial[i] && serial_needs_network(pc->serial[i]))
-            return true;
-    return pc->debugcon && serial_needs_network(pc->debugcon);
+        needs->network |= pc->serial[i] && serial_needs_network(pc->serial[i]);
+    needs->network |= pc->debugcon && serial_needs_network(pc->debugcon);
+    devices_need(pc, needs);
 }

@@ -23,6 +23,7 @@
 #include "config/config.h"
 #include "core/irq.h"
 #include "core/vm.h"
+#include "os/sandbox.h"
 #include "pci/pci.h"
 #include "virtio/virtio.h"
 
@@ -51,6 +52,7 @@ struct pc {
     struct pci_bus pci;
     struct virtio_dev *virtio[PCI_SLOTS * PCI_FUNCS]; /* in no order; the bus owns them */
     unsigned nvirtio;
+    bool has_disk;
 
     /* Wires with several sources: see enum pc_source in pc.c. */
     struct irq_or isa[PC_ISA_IRQS], pic_pin[PC_ISA_IRQS], ioapic_pin[IOAPIC_PINS];
@@ -89,7 +91,7 @@ void pc_reset(struct pc *);
 /* True: the guest's system has been told. Any thread. */
 bool pc_power_button(struct pc *);
 
-/* A part of the machine needs accept(2) and friends while it runs. */
-bool pc_needs_network(const struct pc *);
+/* What parts of the machine need of the host while the guest runs, added to *needs. */
+void pc_needs(const struct pc *, struct sandbox_needs *needs);
 
 #endif

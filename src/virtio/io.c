@@ -48,6 +48,8 @@ int io_thread_start(struct io_thread *t)
     return err;
 }
 
+bool io_thread_running(const struct io_thread *t) { return t && t->running; }
+
 void io_thread_stop(struct io_thread *t)
 {
     if (!t || !t->running)

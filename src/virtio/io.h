@@ -13,6 +13,7 @@ struct io_thread;
  */
 int io_thread_new(struct io_thread **out, const char *name, struct loop **loop);
 int io_thread_start(struct io_thread *);
+bool io_thread_running(const struct io_thread *); /* NULL is allowed: false */
 /* Ends the thread after what it does just now; its loop stays, and may be turned by the caller. NULL is allowed. */
 void io_thread_stop(struct io_thread *);
 void io_thread_free(struct io_thread *); /* stops it, frees the loop; NULL is allowed */

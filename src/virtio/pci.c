@@ -565,6 +565,9 @@ static int vpci_load(struct pci_dev *d, const uint8_t *data, size_t len, size_t 
 static void vpci_free(struct pci_dev *d)
 {
     struct virtio_pci *v = CONTAINER_OF(d, struct virtio_pci, pci);
+    pthread_mutex_lock(&v->dev->lock);
+    v->dev->transport = (struct virtio_transport){0}; /* the bus has taken the function apart already */
+    pthread_mutex_unlock(&v->dev->lock);
     virtio_stop(v->dev); /* before what its loop watches is closed */
     stop_events(v);
     v->dev->ops->free(v->dev);

@@ -18,8 +18,9 @@ struct virtio_pci_options {
 
 /*
  * Shows a device in slot:func of the bus, which owns it from now on: it is
- * freed with the bus, and here if this fails. 0, -ENOMEM, pci_add()'s errors.
- * Before the guest runs.
+ * freed with the bus (virtio_stop() comes before that, if a driver has used
+ * it), and here if this fails. 0, -ENOMEM, pci_add()'s errors. Before the guest
+ * runs.
  */
 int virtio_pci_new(struct pci_bus *, unsigned slot, unsigned func, struct virtio_dev *,
                    const struct virtio_pci_options *);

@@ -66,7 +66,14 @@ int virtio_init_thread(struct virtio_dev *dev, const struct virtio_ops *ops, str
     return err;
 }
 
-void virtio_stop(struct virtio_dev *dev) { io_thread_stop(dev->io); }
+void virtio_stop(struct virtio_dev *dev)
+{
+    if (!io_thread_running(dev->io))
+        return;
+    virtio_reset(dev);
+    virtio_wait(dev);
+    io_thread_stop(dev->io);
+}
 
 void virtio_fini(struct virtio_dev *dev)
 {
@@ -217,10 +224,8 @@ uint64_t virtio_config_read(struct virtio_dev *dev, unsigned off, unsigned size)
 
 void virtio_config_write(struct virtio_dev *dev, unsigned off, unsigned size, uint64_t v)
 {
-    if (!dev->ops->config_write || off + size > dev->config_len)
-        return;
-    put_le(dev->config + off, v, size);
-    dev->ops->config_write(dev, off, size);
+    if (dev->ops->config_write && off + size <= dev->config_len && dev->ops->config_write(dev, off, size, v))
+        put_le(dev->config + off, v, size);
 }
 
 static void config_changed(struct virtio_dev *dev)

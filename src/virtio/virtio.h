@@ -71,8 +71,8 @@ struct virtio_ops {
      */
     void (*queue_reset)(struct virtio_dev *, unsigned q);
     void (*reset)(struct virtio_dev *);
-    /* The driver has written to configuration space (it is in dev->config). vCPU's thread, dev->lock held. */
-    void (*config_write)(struct virtio_dev *, unsigned off, unsigned len);
+    /* The driver writes to configuration space: false if it may not. Without it, it never may. vCPU's thread, dev->lock held. */
+    bool (*config_write)(struct virtio_dev *, unsigned off, unsigned len, uint64_t v);
     void (*free)(struct virtio_dev *); /* I/O thread gone; frees the struct around it */
 };
 
@@ -128,7 +128,8 @@ int virtio_init(struct virtio_dev *, const struct virtio_ops *, struct guest_mem
 /* The same on an I/O thread of its own, which virtio_pci_new() starts. 0 or -errno. */
 int virtio_init_thread(struct virtio_dev *, const struct virtio_ops *, struct guest_mem *, unsigned nqueues,
                        uint16_t queue_size, unsigned config_len, uint64_t features);
-void virtio_stop(struct virtio_dev *); /* ends that thread: vCPUs are parked for good. Harmless if repeated */
+/* Resets the device and ends that thread: vCPUs are parked for good. Harmless if repeated. */
+void virtio_stop(struct virtio_dev *);
 void virtio_fini(struct virtio_dev *); /* vCPUs gone; ends the thread too */
 
 /* -- for the device, on its I/O thread -- */

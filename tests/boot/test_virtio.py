@@ -1,11 +1,14 @@
 """Virtio devices as Linux's drivers use them, modern and legacy, with messages and with wires."""
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 
-from harness import SLOW, Guest, Skip, boot, expect, expect_equal, test
+from harness import ACCEL, SLOW, XHYVE, Guest, Skip, boot, expect, expect_equal, test
 
 MODULES = ("button", "evdev", "virtio_pci", "virtio_rng")
 DEVICE = "/sys/bus/pci/devices/0000:00:03.0"
@@ -127,3 +130,86 @@ def rnd_rate(t):
             expect(1.4 < took < 2.5 + 3 * SLOW, f"it took {took:.2f} s")
         g.quiet()
         g.poweroff()
+
+
+DISK = ("button", "evdev", "virtio_pci", "virtio_blk", "ext4")
+
+
+def image(folder, mib, name="disk.img"):
+    path = os.path.join(folder, name)
+    with open(path, "wb") as file:
+        file.truncate(mib << 20)
+    return path
+
+
+def on_host(path, offset, size):
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return hashlib.md5(file.read(size)).hexdigest()
+
+
+def queue(guest, name, device="vda"):
+    return guest.run(f"cat /sys/block/{device}/queue/{name}")
+
+
+@test("virtio: virtio-blk under Linux")
+def blk(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        path, other = image(folder, 256), image(folder, 8, "ro.img")
+        disk = ["-s", f"3,virtio-blk,{path},serial=ROOT-1,sectorsize=512/4096", "-s", f"4,virtio-blk,{other},ro,packed"]
+        args = ["-c", "2", "-m", "512M"] + disk + boot("cloud", modules=DISK)
+        with Guest("virtio-blk", args) as g:
+            g.ready()
+            with t.case("size, sectors, serial, cache, queues"):
+                expect_equal(g.run("cat /sys/block/vda/size"), str(256 << 11), "sectors")
+                expect_equal(g.run("cat /sys/block/vda/serial"), "ROOT-1", "serial")
+                expect_equal([queue(g, "logical_block_size"), queue(g, "physical_block_size")], ["512", "4096"], "blocks")
+                expect_equal(queue(g, "write_cache"), "write back", "cache")
+                expect_equal(g.run("ls /sys/block/vda/mq").split(), ["0", "1"], "queues")
+                expect_equal(g.run("cat /sys/block/vda/ro /sys/block/vdb/ro").split(), ["0", "1"], "read-only")
+            with t.case("what the guest writes and syncs is in the image"):
+                g.run("dd if=/dev/urandom of=/tmp/a bs=1M count=24 2>&1")
+                g.run("dd if=/tmp/a of=/dev/vda bs=64k conv=fsync 2>&1", 60)
+                wanted = g.run("md5sum /tmp/a").split()[0]
+                expect_equal(on_host(path, 0, 24 << 20), wanted, "the image's checksum")
+            with t.case("what is in the image the guest reads, by both queues"):
+                for cpu in (1, 2):
+                    g.run("echo 3 >/proc/sys/vm/drop_caches")
+                    found = g.run(f"taskset {cpu} dd if=/dev/vda bs=64k count=384 2>/dev/null | md5sum", 60).split()[0]
+                    expect_equal(found, wanted, f"checksum read on CPU {cpu - 1}")
+            with t.case("discarded blocks are holes"):
+                if queue(g, "discard_max_bytes") == "0":
+                    raise Skip("the file system of the image has no holes")
+                before = os.stat(path).st_blocks
+                g.run("blkdiscard -o 0 -l 16777216 /dev/vda; sync")
+                after = os.stat(path).st_blocks
+                expect(after <= before - (15 << 11), f"{before} sectors before, {after} after")
+            with t.case("a file system: filled, unmounted, read again"):
+                g.run("mke2fs -q /dev/vda >/dev/null 2>&1; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt")
+                g.run("for i in 0 1 2 3; do cp /tmp/a /mnt/$i; done; umount /mnt; mount -t ext4 /dev/vda /mnt", 60)
+                expect_equal(set(g.run("md5sum /mnt/? | cut -d' ' -f1", 60).split()), {wanted}, "checksums")
+                g.run("umount /mnt")
+            with t.case("a packed ring; writes to a read-only disk fail"):
+                expect_equal(g.run("cut -c35 /sys/block/vdb/device/features"), "1", "the feature bit of packed rings")
+                g.run("dd if=/dev/vdb of=/dev/null bs=64k 2>&1")
+                g.run("! dd if=/tmp/a of=/dev/vdb bs=4k count=1 conv=fsync 2>&1")
+            with t.case("a reboot in the middle of writes"):
+                g.send("dd if=/tmp/a of=/dev/vda bs=4k seek=40000 & sleep 0.2; reboot -f\n")
+                g.ready()
+                g.run("mkdir -p /mnt; mount -t ext4 /dev/vda /mnt")
+                expect_equal(g.run("md5sum /mnt/0 | cut -d' ' -f1", 60), wanted, "checksum after the reboot")
+                g.run("umount /mnt")
+            with t.case("the legacy interface"):
+                g.run("rmmod virtio_blk virtio_pci; insmod /modules/virtio_pci.ko force_legacy=1; "
+                      "insmod /modules/virtio_blk.ko")
+                g.run("mount -t ext4 /dev/vda /mnt")
+                expect_equal(g.run("md5sum /mnt/1 | cut -d' ' -f1", 60), wanted, "checksum")
+                g.run("dd if=/dev/zero of=/mnt/2 bs=1M count=8 conv=fsync 2>&1; umount /mnt")
+            with t.case("a second VM on the image is refused by name"):
+                done = subprocess.run([XHYVE, "-a", ACCEL, "-l", "com1,null"] + disk + boot("cloud", modules=DISK),
+                                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                      timeout=30 * SLOW, check=False)
+                said = done.stderr.decode("utf-8", "replace")
+                expect(done.returncode == 1 and path in said and said.count("\n") == 1, said)
+            g.quiet()
+            g.poweroff()

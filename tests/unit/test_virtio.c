@@ -96,7 +96,11 @@ static void toy_queue_reset(struct virtio_dev *dev, unsigned q)
         virtio_queue_reset_done(dev, q);
 }
 
-static void toy_config_write(struct virtio_dev *dev, unsigned off, unsigned len) { toy.config_writes += len; }
+static bool toy_config_write(struct virtio_dev *dev, unsigned off, unsigned len, uint64_t v)
+{
+    toy.config_writes += len;
+    return v != 0x6666;
+}
 
 static void toy_free(struct virtio_dev *dev)
 {
@@ -489,6 +493,9 @@ static void test_config(void **state)
     bus_write(mmio, at + 4, 2, 0xbeef);
     assert_int_equal(toy.config_writes, 2);
     assert_int_equal(bus_read(mmio, at + 4, 2), 0xbeef);
+    bus_write(mmio, at + 4, 2, 0x6666); /* refused */
+    assert_int_equal(bus_read(mmio, at + 4, 2), 0xbeef);
+    toy.config_writes -= 2;
     bus_write(mmio, at + 8, 8, UINT64_MAX); /* beyond the end: nothing */
     bus_write(mmio, at + 12, 1, 1);
     assert_int_equal(toy.config_writes, 2);
@@ -917,6 +924,15 @@ static void test_thread(void **state)
     lwr(18, 1, 0);
     virtio_wait(dev);
     assert_int_equal(dev->s.status, 0);
+    lwr(18, 1, 3);
+    lwr(14, 2, 0);
+    legacy_ring(&d, RING(0), 64);
+    lwr(8, 4, RING(0) >> 12);
+    lwr(18, 1, 7);
+    lwr(16, 2, 0);
+    virtio_stop(dev); /* while it is in use */
+    assert_int_equal(dev->s.status, 0);
+    virtio_stop(dev);
 }
 
 int main(void)
