@@ -13,8 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "net/impl.h"
 #include "net/slirp_lib.h"
@@ -493,34 +491,14 @@ static Slirp *new_network(struct user *u, const struct net_options *o)
     return u->lib.new(&c, &callbacks, u);
 }
 
-/* Is the host's port free? The library would share one of UDP, and does not always leave errno. */
-static int try_port(const struct net_forward *f)
-{
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr = f->host, .sin_port = htons(f->host_port)};
-    int fd = socket(AF_INET, (f->udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
-    int on = 1, err = 0;
-
-    if (fd < 0)
-        return -errno;
-    if (!f->udp) /* else connections that linger from the VM before would be in the way */
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) || (!f->udp && listen(fd, 1)))
-        err = -errno;
-    close(fd);
-    return err;
-}
-
 static int forward(struct user *u, const struct net_forward *f, char *why, size_t n)
 {
     char addr[INET_ADDRSTRLEN];
-    int err = try_port(f);
 
-    if (!err) {
-        errno = 0;
-        if (u->lib.add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port) == 0)
-            return 0;
-        err = errno ? -errno : -EIO;
-    }
+    errno = 0;
+    if (u->lib.add_hostfwd(u->slirp, f->udp, f->host, f->host_port, f->guest, f->guest_port) == 0)
+        return 0;
+    int err = errno ? -errno : -EIO;
     inet_ntop(AF_INET, &f->host, addr, sizeof(addr));
     const char *reason = strerror(-err);
     if (err == -EADDRINUSE)

@@ -22,6 +22,7 @@ struct tcp_conn {
     bool finish;
     uint8_t *in; /* received */
     size_t in_len, in_cap;
+    unsigned disordered; /* segments that were not the next */
 };
 
 struct guest {
@@ -245,7 +246,8 @@ static inline void tcp_input(struct guest *g, uint32_t from, const uint8_t *t, s
         memcpy(c->in + c->in_len, t + hlen, data);
         c->in_len += data;
         c->rcv_nxt += (uint32_t)data;
-    }
+    } else if (data)
+        c->disordered++;
     if ((flags & FIN) && seq + data == c->rcv_nxt && !c->got_fin) {
         c->got_fin = true;
         c->rcv_nxt++;

@@ -133,6 +133,46 @@ static void test_not_what_it_says(void **state)
     assert_int_equal(net_finish(f, 3000, &h), 0);
 }
 
+static void test_frame_ok(void **state)
+{
+    struct net_backend b = {0};
+    static uint8_t f[100];
+    struct iovec iov = {f, 100};
+    struct net_frame frame = {.iov = &iov, .niov = 1};
+    size_t len;
+    const struct net_hdr tso = {1, NET_GSO_TCPV4, 54, 1460, 34, 16};
+
+    assert_true(net_frame_ok(&b, &frame, &len));
+    frame.hdr = tso;
+    assert_false(net_frame_ok(&b, &frame, &len));
+    b.info.send = NET_CAN_TSO4;
+    assert_false(net_frame_ok(&b, &frame, &len)); /* without the sum */
+    b.info.send = NET_CAN_CSUM;
+    assert_false(net_frame_ok(&b, &frame, &len));
+    b.info.send = NET_CAN_CSUM | NET_CAN_TSO4;
+    assert_true(net_frame_ok(&b, &frame, &len));
+    frame.hdr.gso_size = 0;
+    assert_false(net_frame_ok(&b, &frame, &len));
+    frame.hdr = tso;
+    frame.hdr.flags = 0;
+    assert_false(net_frame_ok(&b, &frame, &len));
+    frame.hdr = tso;
+    frame.hdr.gso_type |= NET_GSO_ECN;
+    assert_false(net_frame_ok(&b, &frame, &len));
+    b.info.send |= NET_CAN_ECN;
+    assert_true(net_frame_ok(&b, &frame, &len));
+    static const uint8_t types[] = {NET_GSO_UDP, NET_GSO_TCPV6, NET_GSO_UDP_L4, NET_GSO_ECN, 2, 0x7f};
+    for (unsigned i = 0; i < sizeof(types); i++) {
+        frame.hdr.gso_type = types[i];
+        assert_false(net_frame_ok(&b, &frame, &len));
+    }
+    b.info.send |= NET_CAN_TSO6 | NET_CAN_UFO | NET_CAN_USO;
+    for (unsigned i = 0; i < sizeof(types); i++) {
+        frame.hdr.gso_type = types[i];
+        assert_int_equal(net_frame_ok(&b, &frame, &len), i < 3);
+    }
+}
+
 /* Whatever stands in the header: what net_frame_ok() lets through, net_finish() stands (ASan looks at the bounds). */
 static void test_random(void **state)
 {
@@ -171,10 +211,8 @@ static void test_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sum),
-        cmocka_unit_test(test_whole),
-        cmocka_unit_test(test_not_what_it_says),
-        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_sum),      cmocka_unit_test(test_whole),  cmocka_unit_test(test_not_what_it_says),
+        cmocka_unit_test(test_frame_ok), cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

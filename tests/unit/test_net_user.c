@@ -468,6 +468,7 @@ static void test_no_room(void **state)
     SERVE_GUEST(&r, (host_pump(&h), r.g.tcp.got_fin));
     assert_int_equal(r.g.tcp.in_len, 400000);
     assert_memory_equal(r.g.tcp.in, bulk, 400000);
+    assert_int_equal(r.g.tcp.disordered, 0);
     assert_int_equal(r.b->stats.rx_dropped, 0);
 
     /* One that will never fit is lost, and does not stop the rest. */
