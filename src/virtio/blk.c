@@ -173,7 +173,7 @@ static void on_done(struct disk_req *req, int error)
         disk_submit(r->blk->disk);
         return;
     }
-    finish(r, !error ? S_OK : error == -EOPNOTSUPP || error == -ENOTSUP ? S_UNSUPP : S_IOERR);
+    finish(r, !error ? S_OK : error == -EOPNOTSUPP ? S_UNSUPP : S_IOERR);
 }
 
 /* Writes are on the platter when they are done, if the driver cannot or does not want to flush (5.2.5.2, 5.2.6.2). */
