@@ -267,6 +267,38 @@ static void root_bridge_crs(struct aml *a, const struct platform *p)
     aml_template_end(a);
 }
 
+/*
+ * Method(_OSC, 4): which features of PCI Express are the guest's to control
+ * (PCI Firmware 3.2, section 4.5.1). Nobody else is there: it gets all that it
+ * asks for.
+ */
+static void osc(struct aml *a)
+{
+    static const uint8_t uuid[] = {
+        0x11, 0x13, 0x0a, 0x10, /* Buffer(16): 33DB4D5B-1FF7-401C-9657-7441C03DD766 */
+        0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66,
+    };
+    aml_method(a, "_OSC", 4, true);
+    aml_op(a, AML_CREATE_DWORD_FIELD);
+    aml_op(a, AML_ARG0 + 3);
+    aml_int(a, 0);
+    aml_name(a, "CDW1");
+    aml_if(a);
+    aml_op(a, AML_LEQUAL);
+    aml_op(a, AML_ARG0);
+    aml_bytes(a, uuid, sizeof(uuid));
+    aml_op(a, AML_RETURN);
+    aml_op(a, AML_ARG0 + 3);
+    aml_end(a);
+    aml_op(a, AML_OR); /* "unrecognised UUID" */
+    aml_name(a, "CDW1");
+    aml_int(a, 4);
+    aml_name(a, "CDW1");
+    aml_op(a, AML_RETURN);
+    aml_op(a, AML_ARG0 + 3);
+    aml_end(a);
+}
+
 /* ---- the ISA devices ---- */
 
 static void com_ports(struct aml *a, const struct platform *p)
@@ -330,6 +362,8 @@ static void pci_root(struct aml *a, const struct platform *p)
     aml_name_int(a, "_UID", 0);
     aml_name_int(a, "_BBN", 0);
     root_bridge_crs(a, p);
+    if (p->ecam_base)
+        osc(a);
     prt(a, p);
     if (p->has_lpc) {
         aml_device(a, "LPC");

@@ -32,7 +32,9 @@ enum aml_op {
     AML_AND = 0x7b,
     AML_OR = 0x7d,
     AML_FIND_SET_RIGHT_BIT = 0x82,
+    AML_CREATE_DWORD_FIELD = 0x8a,
     AML_CREATE_WORD_FIELD = 0x8b,
+    AML_LEQUAL = 0x93,
     AML_RETURN = 0xa4,
 };
 

@@ -74,6 +74,8 @@ def pci(t):
             expect(re.search(r"feb00000-febfffff : pnp ", g.run("cat /proc/iomem")), "not a motherboard resource")
             expect_equal(len(config(g, DUMMIES[0])), 4096, "bytes of configuration space")
             expect_equal(len(config(g, "0000:00:1f.0")), 256, "bytes of a bridge that is not PCI Express")
+        with t.case("PCI Express is the kernel's to control"):
+            expect(re.search(r"_OSC: OS now controls \[.*PCIeCapability", log), "_OSC does not give it")
         with t.case("every BAR has a place, in a window of the host bridge"):
             iomem = g.run("cat /proc/iomem")
             for device in DUMMIES:

@@ -274,6 +274,10 @@ static void methods_run(void **state)
         {"\\_PIC 0;execute \\_SB.PCI0._PRT", "LNKA"},
         {"\\_PIC 1;execute \\_SB.PCI0._PRT", "= 0000000000000017"},
         {"\\_S5", "= 0000000000000005"},
+        {"\\_SB.PCI0._OSC (5B 4D DB 33 F7 1F 1C 40 96 57 74 41 C0 3D D7 66) 1 3 (00 00 00 00 1F 00 00 00 1D 00 00 00)",
+         "0000: 00 00 00 00 1F 00 00 00 1D 00 00 00"},
+        {"\\_SB.PCI0._OSC (5B 4D DB 33 F7 1F 1C 40 96 57 74 41 C0 3D D7 67) 1 3 (00 00 00 00 1F 00 00 00 1D 00 00 00)",
+         "0000: 04 00 00 00 1F 00 00 00 1D 00 00 00"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         if (run("cd '%s' && acpiexec -di -b 'execute %s' DSDT.aml >out 2>&1 && grep -q -- '%s' out && "
