@@ -35,7 +35,9 @@ struct command {
     bool daemon; /* qemu-storage-daemon */
     char *args[MOST_ARGS];
     unsigned nargs;
-    bool broken; /* out of memory */
+    bool broken;            /* too long */
+    char text[3 * ARG_LEN]; /* of the arguments */
+    size_t used;
 };
 
 /* ---- which program, and its arguments ---- */
@@ -55,26 +57,24 @@ static bool find_program(const char *name, char *out, size_t n)
 
 static void add(struct command *c, const char *arg)
 {
-    char *copy = strdup(arg);
-    if (copy && c->nargs < MOST_ARGS - 1)
-        c->args[c->nargs++] = copy;
-    else
+    size_t len = strlen(arg) + 1;
+
+    if (c->nargs == MOST_ARGS - 1 || len > sizeof(c->text) - c->used) {
         c->broken = true;
+        return;
+    }
+    c->args[c->nargs++] = memcpy(c->text + c->used, arg, len);
+    c->used += len;
 }
 
-static void free_args(struct command *c)
-{
-    for (unsigned i = 0; i < c->nargs; i++)
-        free(c->args[i]);
-}
-
-/* A JSON string. Bytes that are no ASCII are left as they are: file names are mostly UTF-8. */
-static void quote(const char *text, char *out, size_t n)
+/* A JSON string; false: it is longer than n. Bytes that are no ASCII are left as they are: file names are mostly UTF-8. */
+static bool quote(const char *text, char *out, size_t n)
 {
     size_t at = 0;
 
     out[at++] = '"';
-    for (const unsigned char *p = (const unsigned char *)text; *p && at + 8 < n; p++) {
+    const unsigned char *p = (const unsigned char *)text;
+    for (; *p && at + 8 < n; p++) {
         if (*p < 0x20)
             at += (size_t)snprintf(out + at, n - at, "\\u%04x", *p);
         else if (*p == '"' || *p == '\\')
@@ -84,15 +84,16 @@ static void quote(const char *text, char *out, size_t n)
     }
     out[at++] = '"';
     out[at] = 0;
+    return !*p;
 }
 
 static void daemon_args(struct command *c, const char *path, const char *format, const struct disk_options *o,
                         bool device)
 {
-    char name[4200], arg[ARG_LEN];
+    char name[ARG_LEN - 400], arg[ARG_LEN];
     const char *ro = o->ro ? "true" : "false", *discard = o->nodelete ? "ignore" : "unmap";
 
-    quote(path, name, sizeof(name));
+    c->broken = !quote(path, name, sizeof(name));
     add(c, "--blockdev");
     snprintf(arg, sizeof(arg),
              "{\"driver\":\"%s\",\"node-name\":\"file\",\"filename\":%s,\"read-only\":%s,\"discard\":\"%s\","
@@ -147,7 +148,7 @@ static int make_command(struct command *c, const char *path, const char *format,
         daemon_args(c, path, format, o, device);
     else
         nbd_args(c, path, format, o);
-    return c->broken ? disk_error(-ENOMEM, why, n, "disk '%s': out of memory", path) : 0;
+    return c->broken ? disk_error(-ENAMETOOLONG, why, n, "disk '%s': the name is too long", path) : 0;
 }
 
 /* ---- its socket ---- */
@@ -283,7 +284,6 @@ int nbd_server_start(const char *path, const char *format, const struct disk_opt
         if (error)
             disk_error(error, why, n, "disk '%s': %s cannot be started: %s", path, command.program, strerror(-error));
     }
-    free_args(&command);
     if (listening >= 0)
         close(listening);
     if (!error) {

@@ -120,7 +120,7 @@ static const struct disk_ops powerloss_ops = {
 static int set_up(struct powerloss *p, const char *path, const struct disk_options *o, char *why, size_t n)
 {
     struct disk_info *info = &p->disk.info;
-    uint64_t size;
+    uint64_t size = 0;
 
     p->fd = open(path, O_CLOEXEC | (o->ro ? O_RDONLY : O_RDWR));
     int error = p->fd < 0 ? -errno : host_file_size(p->fd, &size);

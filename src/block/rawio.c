@@ -334,7 +334,7 @@ static void move_result(struct disk_req *req, uint64_t n)
         w->at++;
         w->nat--;
     }
-    if (n) { /* within an iovec: the rest is described by a list of our own */
+    if (n && w->nat) { /* within an iovec: the rest is described by a list of our own */
         if (!w->copy) {
             w->copy = malloc(w->nat * sizeof(*w->copy));
             if (!w->copy) {

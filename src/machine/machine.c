@@ -78,6 +78,14 @@ void machine_print_version(void)
 #ifdef HAVE_ZSTD
            " zstd"
 #endif
+           "\n"
+           "disks: raw"
+#ifdef HAVE_LIBURING
+           " io_uring"
+#endif
+#ifdef HAVE_LIBNBD
+           " nbd"
+#endif
            "\n");
     for (const struct accel_ops *const *a = accel_table; *a; a++) {
         int err = (*a)->probe(reason, sizeof(reason));
