@@ -60,7 +60,7 @@ static void deliver(struct end *e, unsigned q)
         drop_packet(in);
         any = any || r;
     }
-    if (any)
+    if (any && e->b.client)
         e->b.client->rx_flush(e->b.arg, q);
     if (e->peer && e->peer->tx_full[q])
         soon(e->peer);

@@ -463,6 +463,10 @@ static void test_no_room(void **state)
         net_rx_kick(r.b, 0);
         assert_int_equal(r.nic->ngot, 2 + i);
     }
+    /* Room that nobody has told of is not for what comes later. */
+    r.nic->room = 1;
+    guest_arp(&r.g, 1, GATEWAY, NULL);
+    assert_int_equal(r.nic->ngot, 6);
     r.nic->room = NIC_FRAMES;
     net_rx_kick(r.b, 0);
     SERVE_GUEST(&r, (host_pump(&h), r.g.tcp.got_fin));
