@@ -16,6 +16,27 @@ static void use_vectors(struct rig *r, enum rig_mode mode)
     RUN(r, 0xdb, 0xe3); /* FNINIT */
 }
 
+/* The first one's address has 16 bits; they do not go round to 0. */
+static void elements_beyond_64k(void **state)
+{
+    struct rig *r = *state;
+    use_vectors(r, RIG_PROT32);
+    if (!cpuid_has(&r->cpuid, X86_AVX))
+        skip();
+    r->cpu->reg[RBX] = 0xfffc;
+    memset(r->cpu->xsave + 160, 0xff, 32); /* XMM0: the mask, and XMM1 */
+    rig_store(r, 0, 0, 8);
+    rig_store(r, 0xfffc, 0, 8);
+    RUN(r, 0x67, 0xc4, 0xe2, 0x79, 0x2e, 0x0f); /* VMASKMOVPS [BX], XMM0, XMM1 */
+    assert_int_equal(r->vector, NO_FAULT);
+    assert_int_equal(rig_load(r, 0, 8), 0);
+    assert_int_equal(rig_load(r, 0xfffc, 8), UINT64_MAX);
+    rig_store(r, 0x10008, 0x55aa, 8);
+    r->cpu->reg[RBX] = 0xfffc;
+    RUN(r, 0x67, 0xc4, 0xe2, 0x79, 0x2c, 0x0f); /* VMASKMOVPS XMM1, XMM0, [BX] */
+    assert_int_equal(get_le32(r->cpu->xsave + 160 + 16 + 12), 0x55aa);
+}
+
 /* FXRSTOR [EBX] of an image that says no exception waits, though IE is set and not masked. */
 static void load_hidden_exception(struct rig *r)
 {
@@ -266,6 +287,7 @@ static void link_of_a_flushed_block(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(elements_beyond_64k, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(loaded_exception_waits, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(state_with_hidden_exception, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(summary_without_exception, rig_setup, rig_teardown),

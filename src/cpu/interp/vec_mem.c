@@ -68,8 +68,15 @@ static void element_addresses(struct cpu *cpu, const struct op *op, const struct
                               uint64_t lin[8])
 {
     struct op one = *op;
-    for (unsigned i = 0; i < e->count; i++, one.disp += e->size)
-        lin[i] = masked_in(cpu, e, i) ? op_linear(cpu, &one, e->size, access) : 0;
+    bool narrow = OP_ASIZE(op) == 2; /* the first one's offset is of 16 bits, the others' may be beyond */
+    for (unsigned i = 0; i < e->count; i++, one.disp += e->size) {
+        if (!masked_in(cpu, e, i))
+            lin[i] = 0;
+        else if (narrow)
+            lin[i] = seg_linear(cpu, OP_SEG(op), op_offset(cpu, op) + i * e->size, e->size, access);
+        else
+            lin[i] = op_linear(cpu, &one, e->size, access);
+    }
 }
 
 static const struct op *op_maskmov_load(struct cpu *cpu, const struct op *op)
