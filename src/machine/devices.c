@@ -114,6 +114,8 @@ void devices_need(const struct pc *pc, struct sandbox_needs *needs)
 
 void devices_stop(struct pc *pc)
 {
-    for (unsigned i = 0; i < pc->nvirtio; i++)
+    for (unsigned i = 0; i < pc->nvirtio; i++) {
+        virtio_pci_set_events(pc->virtio[i], NULL);
         virtio_stop(pc->virtio[i]);
+    }
 }

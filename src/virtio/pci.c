@@ -470,7 +470,7 @@ static void stop_events(struct virtio_pci *v) {}
 /* A notification that finds no event (the accelerator had no room for it) comes through modern_write(). */
 static void place_events(struct virtio_pci *v, bool add)
 {
-    for (unsigned i = 0; v->event && i < v->dev->nqueues; i++) {
+    for (unsigned i = 0; v->event && v->events.ioeventfd && i < v->dev->nqueues; i++) {
         struct queue_event *e = &v->event[i];
         struct accel_io_event where = {.addr = v->notify_base + i * NOTIFY_MULTIPLIER};
         if (add != e->set && v->events.ioeventfd(v->events.arg, e->fd, &where, add) == 0)
@@ -494,6 +494,11 @@ static void vpci_bar_moved(struct pci_dev *d, unsigned n, bool mapped, uint64_t 
 int virtio_pci_set_events(struct virtio_dev *dev, const struct virtio_pci_events *events)
 {
     struct virtio_pci *v = dev->transport.arg;
+    if (!events) {
+        place_events(v, false);
+        v->events = (struct virtio_pci_events){0};
+        return 0;
+    }
     v->events = *events;
     int err = start_events(v);
     if (!err && v->notify_base)

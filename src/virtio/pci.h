@@ -33,7 +33,8 @@ struct virtio_pci_events {
 /*
  * Has notifications of a device made by virtio_pci_new() delivered so from now
  * on; those that the accelerator has no room for come as before. 0 or -errno.
- * vCPUs parked, before the sandbox.
+ * vCPUs parked, before the sandbox. NULL: no longer, before the accelerator's VM
+ * is closed.
  */
 int virtio_pci_set_events(struct virtio_dev *, const struct virtio_pci_events *);
 
