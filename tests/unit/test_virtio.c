@@ -467,6 +467,22 @@ static void test_reset(void **state)
     round_trip(&e, 1);
     assert_int_equal(toy.resets, 1);
 
+    /* Before the I/O thread has heard of the start. */
+    wr(0x14, 1, 0);
+    toy.slow_reset = false;
+    negotiate(f);
+    set_queue(&d, 0, 8, f);
+    driver_ok();
+    wr(0x16, 2, 0);
+    wr(0x3a, 2, 1);
+    turn();
+    assert_int_equal(rd(0x3a, 2), 0);
+    assert_int_equal(rd(0x1c, 2), 0);
+    assert_false(toy.dev.vq[0].running);
+    set_queue(&d, 0, 8, f);
+    round_trip(&d, 0);
+    toy.resets = 1;
+
     /* A reset of the function, and of the machine. */
     toy.slow_reset = false;
     unsigned af = cap(PCI_CAP_AF, 0);
