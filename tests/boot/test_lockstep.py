@@ -32,7 +32,8 @@ def compared(t, kernel, way):
             expect_equal(g.run("seq 1 2000 | sort -r -n | head -n 1", 900), "2000", "the first of them")
             g.quiet()
         with t.case("no block has another outcome"):
-            g.poweroff()
+            g.send("poweroff -f\n")
+            g.exits(4 if kernel == "i386" else 0, 600)  # without ACPI it can only halt
             said = g.stderr.decode("utf-8", "replace")
             found = re.search(r"lockstep: (\d+) blocks compared", said)
             expect(found and int(found[1]) > 1000000, f"blocks compared: {said!r}")
