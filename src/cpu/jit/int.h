@@ -157,6 +157,8 @@ struct tr {
     struct access access[JIT_MAX_INSNS][2]; /* of its operand, and on the stack */
     uint32_t slots_done;                    /* words.delta that the code so far has set */
     struct addr operand;                    /* where the last check has found the memory operand */
+    int cached;                             /* a register in the context that rcx holds too ... */
+    const uint8_t *cached_at;               /* ... where the code goes on here */
     unsigned done;                          /* the instruction that could not be emitted */
     uint32_t class;                         /* enum tlb_mode of the code from here on: STAC and CLAC change it */
     bool last;                              /* the current instruction is the last one of the block */
@@ -281,6 +283,16 @@ void tr_check(struct tr *, unsigned size, bool write, unsigned align);
 /* Behind the check of a load of up to 32 bytes that nothing but the next host instruction uses. */
 void tr_may_bounce(struct tr *);
 void tr_slow_paths(struct tr *);
+/* rcx holds that register of the context, up to the next code that is emitted; whether it does. */
+static inline void tr_cache(struct tr *t, unsigned guest)
+{
+    t->cached = (int)guest;
+    t->cached_at = t->e.p;
+}
+static inline bool tr_cached(const struct tr *t, unsigned guest)
+{
+    return t->cached_at == t->e.p && t->cached == (int)guest;
+}
 void tr_load_guest(struct tr *, unsigned host, unsigned guest);
 void tr_store_guest(struct tr *, unsigned guest, unsigned host);
 

@@ -368,7 +368,7 @@ static void load_stand_ins(struct tr *t, const struct plan *p)
             e8(&t->e, 0x0f);
             e8(&t->e, 0xb6);
             e8(&t->e, 0xc0 | H_CX << 3 | (from + 4));
-        } else if (!overwritten(t->in, s->o)) {
+        } else if (!overwritten(t->in, s->o) && !(s->host == H_CX && tr_cached(t, s->guest))) {
             e_load(&t->e, s->host, CTX_REG(s->guest));
         }
     }
@@ -380,6 +380,8 @@ static void store_stand_ins(struct tr *t, const struct plan *p)
     for (unsigned i = p->nstand; i-- > 0;)
         if (WRITES(p->stand[i].o))
             e_store(&t->e, p->stand[i].host, CTX_REG(p->stand[i].guest));
+    if (p->nstand == 1 && p->stand[0].host == H_CX && !is_high_byte(p->stand[0].o->reg.value))
+        tr_cache(t, p->stand[0].guest);
 }
 
 /* A second stand-in of a high byte would need rcx while the first is in it. */
@@ -408,6 +410,7 @@ static bool absolute_mov(struct tr *t, const struct plan *p)
 static bool plain(struct tr *t)
 {
     struct plan p;
+    const bool cached = t->cached_at == t->e.p;
     if (constant(t))
         return true;
     if (!make_plan(t, &p) || !high_bytes_fit(&p))
@@ -419,7 +422,8 @@ static bool plain(struct tr *t)
         p.r.mem = &t->operand;
     }
     struct addr context;
-    use_context(t->in, &p, &context);
+    if (!(p.nstand && tr_cached(t, p.stand[0].guest)))
+        use_context(t->in, &p, &context);
     load_stand_ins(t, &p);
     if (p.flip) {
         struct insn flipped = *t->in;
@@ -429,6 +433,8 @@ static bool plain(struct tr *t)
     }
     rewrite_insn(&t->e, t->in, &p.r);
     store_stand_ins(t, &p);
+    if (cached && !p.nstand && !p.r.mem)
+        t->cached_at = t->e.p;
     return true;
 }
 

@@ -32,8 +32,8 @@ void tr_store_guest(struct tr *t, unsigned guest, unsigned host)
         e_mov(&t->e, (unsigned)h, host);
 }
 
-/* The host register of an address register; one in the context is loaded into `spare`. */
-static int address_part(struct tr *t, ZydisRegister r, unsigned spare)
+/* The host register of an address register; one in the context, unless rcx holds it, is loaded into `spare`. */
+static int address_part(struct tr *t, ZydisRegister r, int cached, unsigned spare)
 {
     if (r == ZYDIS_REGISTER_NONE)
         return H_NONE;
@@ -41,6 +41,8 @@ static int address_part(struct tr *t, ZydisRegister r, unsigned spare)
     int h = host_of(guest);
     if (h != H_NONE)
         return h;
+    if ((int)guest == cached)
+        return H_CX;
     e_load(&t->e, spare, CTX_REG(guest));
     return (int)spare;
 }
@@ -58,8 +60,9 @@ static void address(struct tr *t, const ZydisDecodedOperand *o, int64_t extra)
         uint64_t v = t->next + (uint64_t)o->mem.disp.value;
         e_mov_imm(&t->e, H_15, (wide ? v : (uint32_t)v) + (uint64_t)extra);
     } else {
-        struct addr a = {.base = (int8_t)address_part(t, o->mem.base, H_15),
-                         .index = (int8_t)address_part(t, o->mem.index, H_10)};
+        int cached = t->cached_at == t->e.p ? t->cached : -1;
+        struct addr a = {.base = (int8_t)address_part(t, o->mem.base, cached, H_15),
+                         .index = (int8_t)address_part(t, o->mem.index, cached, H_10)};
         unsigned s = o->mem.scale;
         a.scale = s == 8 ? 3 : s == 4 ? 2 : s == 2 ? 1 : 0;
         int64_t disp = (o->mem.disp.has_displacement ? o->mem.disp.value : 0) + extra;

@@ -161,6 +161,7 @@ static bool emit_block(struct tr *t, unsigned n, bool whole)
     t->nslow = t->ninterp = t->nways = t->ncold = t->nops = 0;
     t->class = t->b->class;
     t->live = 0;
+    t->cached_at = NULL;
     t->next = t->b->rip;
     const uint8_t *begin = t->e.p;
     entries(t);
