@@ -40,6 +40,7 @@ void vq_stop(struct vq *q)
 {
     q->running = false;
     q->inflight = q->slots = 0;
+    q->held = q->held_any = false;
     q->desc = q->driver = q->device = NULL;
     free(q->done);
     q->done = NULL;
@@ -235,6 +236,19 @@ void vq_push(struct vq *q, const struct vq_chain *c, uint64_t written)
         q->oldest = (uint16_t)((q->oldest + 1u) % q->s.size);
         ring_push(q, d->id, d->slots, d->written);
     }
+}
+
+void vq_hold(struct vq *q) { q->held = true; }
+
+void vq_release(struct vq *q)
+{
+    q->held = false;
+    if (!q->running)
+        return;
+    if (q->packed)
+        packed_release(q);
+    else
+        split_release(q);
 }
 
 bool vq_should_notify(struct vq *q)

@@ -67,6 +67,8 @@ struct vq {
     uint16_t unsignalled; /* used entries (packed: slots) since the driver was last asked; saturates */
     struct vq_done *done; /* in order: what was pushed before its turn */
     uint16_t oldest;
+    bool held, held_any; /* pushes are not shown yet; packed: and there is one, at held_at */
+    uint16_t held_at, held_flags;
 };
 
 /*
@@ -104,6 +106,9 @@ void vq_unpop(struct vq *, const struct vq_chain *);
  * Where the driver was promised order, it is shown when its turn comes.
  */
 void vq_push(struct vq *, const struct vq_chain *, uint64_t written);
+/* What is pushed between these two the driver sees at once: a packet in several buffers (5.1.6.4.2). */
+void vq_hold(struct vq *);
+void vq_release(struct vq *);
 /* After pushes: whether the driver wants an interrupt for any of them. */
 bool vq_should_notify(struct vq *);
 

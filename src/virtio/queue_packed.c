@@ -113,15 +113,31 @@ void packed_push(struct vq *q, uint16_t id, uint16_t slots, uint32_t written)
     uint8_t *d = q->desc + off;
     put_le32(d + 8, written);
     put_le16(d + 12, id);
-    ring_store(d + DESC_FLAGS,
-               (uint16_t)((q->s.used_wrap ? DESC_F_AVAIL | DESC_F_USED : 0) | (written ? DESC_F_WRITE : 0)));
-    mem_written(q->mem, q->s.desc + off, DESC_LEN);
+    uint16_t flags = (uint16_t)((q->s.used_wrap ? DESC_F_AVAIL | DESC_F_USED : 0) | (written ? DESC_F_WRITE : 0));
+    if (q->held && !q->held_any) { /* the driver looks at no later one before this */
+        q->held_any = true;
+        q->held_at = q->s.used_idx;
+        q->held_flags = flags;
+    } else {
+        ring_store(d + DESC_FLAGS, flags);
+        mem_written(q->mem, q->s.desc + off, DESC_LEN);
+    }
     unsigned next = q->s.used_idx + (unsigned)slots;
     if (next >= q->s.size) {
         next -= q->s.size;
         q->s.used_wrap = !q->s.used_wrap;
     }
     q->s.used_idx = (uint16_t)next;
+}
+
+void packed_release(struct vq *q)
+{
+    uint64_t off = (uint64_t)DESC_LEN * q->held_at;
+    if (!q->held_any)
+        return;
+    q->held_any = false;
+    ring_store(q->desc + off + DESC_FLAGS, q->held_flags);
+    mem_written(q->mem, q->s.desc + off, DESC_LEN);
 }
 
 bool packed_should_notify(struct vq *q)

@@ -116,8 +116,12 @@ void split_push(struct vq *q, uint16_t id, uint32_t written)
     put_le32(q->device + off, id);
     put_le32(q->device + off + 4, written);
     mem_written(q->mem, q->s.device + off, USED_LEN);
-    used_store(q, RING_IDX, ++q->s.used_idx);
+    q->s.used_idx++;
+    if (!q->held)
+        split_release(q);
 }
+
+void split_release(struct vq *q) { used_store(q, RING_IDX, q->s.used_idx); }
 
 bool split_should_notify(struct vq *q)
 {
