@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "machine/devices.h"
 #include "machine/machine.h"
 #include "util/log.h"
 
@@ -43,8 +44,9 @@ int main(int argc, char **argv)
     case CONFIG_LIST_PCI: config_list_pci(); break;
     case CONFIG_LIST_LPC: config_list_lpc(); break;
     case CONFIG_MAC:
-        log_error("-M: expected a network device (-s N,virtio-net), and this version has none");
-        status = 1;
+        status = devices_print_macs(&config, why, sizeof(why)) ? 1 : 0;
+        if (status)
+            log_error("%s", why);
         break;
     }
     config_free(&config);

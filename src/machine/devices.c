@@ -9,6 +9,7 @@
 #include "pci/bridges.h"
 #include "util/bytes.h"
 #include "virtio/blk.h"
+#include "virtio/net.h"
 #include "virtio/pci.h"
 #include "virtio/rnd.h"
 
@@ -57,6 +58,84 @@ static int new_blk(struct pc *pc, unsigned slot, unsigned func, const char *opti
     return add_virtio(pc, slot, func, dev);
 }
 
+/* The options of a NIC and its address; tap: the first of them is the name of an interface. */
+static int nic_from(struct nic_options *o, const struct vm_config *config, unsigned slot, unsigned func, bool tap,
+                    const char *options, char *why, size_t n)
+{
+    size_t len = options ? strcspn(options, ",") : 0;
+    nic_options_init(o);
+    if (tap) {
+        char name[64];
+        if (!len || len > sizeof(name) - sizeof("tap=")) {
+            snprintf(why, n, "expected the name of an interface: virtio-tap,NAME[,OPTIONS]");
+            return -EINVAL;
+        }
+        snprintf(name, sizeof(name), "tap=%.*s", (int)len, options);
+        int taken = net_option(&o->net, name, why, n);
+        if (taken < 0)
+            return taken;
+        options = options[len] ? options + len + 1 : NULL;
+    }
+    int err = nic_parse(options, o, why, n);
+    if (!err && !o->net.has_mac) {
+        /* -M comes before config_finish(), which gives a VM without a name this one. */
+        const void *id = config->has_uuid ? (const void *)config->uuid : config->name ? config->name : "vm";
+        net_mac_derive(id, config->has_uuid ? sizeof(config->uuid) : strlen(id), slot, func, o->net.mac);
+    }
+    return err;
+}
+
+static int add_nic(struct pc *pc, unsigned slot, unsigned func, bool tap, const char *options, char *why, size_t n)
+{
+    struct nic_options o;
+    struct virtio_dev *dev;
+    int err = nic_from(&o, pc->config, slot, func, tap, options, why, n);
+    if (!err)
+        err = nic_new(&dev, &pc->vm->mem, &o, why, n);
+    return err ? err : add_virtio(pc, slot, func, dev);
+}
+
+static int new_net(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    return add_nic(pc, slot, func, false, options, why, n);
+}
+
+static int new_tap(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    return add_nic(pc, slot, func, true, options, why, n);
+}
+
+static bool is_device(const char *spec, const char *name)
+{
+    size_t len = strlen(name);
+    return strncmp(spec, name, len) == 0 && (!spec[len] || spec[len] == ',');
+}
+
+int devices_print_macs(const struct vm_config *config, char *why, size_t n)
+{
+    unsigned found = 0;
+    for (unsigned slot = 0; slot < CONFIG_PCI_SLOTS; slot++)
+        for (unsigned func = 0; func < CONFIG_PCI_FUNCS; func++) {
+            const char *spec = config->pci[slot][func];
+            bool tap = spec && is_device(spec, "virtio-tap");
+            if (!spec || (!tap && !is_device(spec, "virtio-net")))
+                continue;
+            struct nic_options o;
+            char text[NET_MAC_TEXT], reason[256];
+            const char *options = strchr(spec, ',');
+            int err = nic_from(&o, config, slot, func, tap, options ? options + 1 : NULL, reason, sizeof(reason));
+            if (err) {
+                snprintf(why, n, "-s %u:%u,%s: %s", slot, func, spec, reason);
+                return err;
+            }
+            printf("MAC: %s\n", net_mac_text(o.net.mac, text));
+            found++;
+        }
+    if (!found)
+        snprintf(why, n, "-M: expected a network device (-s N,virtio-net)");
+    return found ? 0 : -ENODEV;
+}
+
 int device_new(struct pc *pc, unsigned slot, unsigned func, const char *spec, char *why, size_t n)
 {
     static const struct {
@@ -69,7 +148,9 @@ int device_new(struct pc *pc, unsigned slot, unsigned func, const char *spec, ch
         {"lpc", lpc_new, NULL},
         {"dummy", pci_dummy_new, NULL},
         {"virtio-blk", NULL, new_blk},
+        {"virtio-net", NULL, new_net},
         {"virtio-rnd", NULL, new_rnd},
+        {"virtio-tap", NULL, new_tap},
     };
     size_t len = strcspn(spec, ",");
     const char *options = spec[len] ? spec + len + 1 : NULL;
@@ -108,8 +189,10 @@ void devices_settle(struct pc *pc)
 void devices_need(const struct pc *pc, struct sandbox_needs *needs)
 {
     needs->disk |= pc->has_disk;
-    for (unsigned i = 0; i < pc->nvirtio; i++)
+    for (unsigned i = 0; i < pc->nvirtio; i++) {
         needs->network |= blk_needs_network(pc->virtio[i]);
+        nic_needs(pc->virtio[i], needs);
+    }
 }
 
 void devices_stop(struct pc *pc)

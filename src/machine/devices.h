@@ -8,6 +8,12 @@
 /* Makes what `spec`, "DEVICE[,OPTIONS]", says. 0; -errno with a reason in why[n], without the place. */
 int device_new(struct pc *, unsigned slot, unsigned func, const char *spec, char *why, size_t n);
 
+/*
+ * A line with the MAC address of each NIC on stdout, in the order of their slots;
+ * nothing is opened. 0; -errno with one line in why[n]: there is none, or its options are wrong.
+ */
+int devices_print_macs(const struct vm_config *, char *why, size_t n);
+
 /* The accelerator has its VM now: events instead of exits, where it has them. 0 or -errno. vCPUs parked. */
 int devices_started(struct pc *);
 /* After the bus's reset: waits until no device writes to guest memory any more. vCPUs parked. */
