@@ -1,0 +1,152 @@
+"""Network cards as Linux's driver uses them: user networking with DHCP, ports of the host forwarded to the guest."""
+
+import hashlib
+import random
+import re
+import socket
+import subprocess
+
+from harness import ACCEL, SLOW, XHYVE, Guest, boot, expect, expect_equal, test
+
+MODULES = ("button", "evdev", "virtio_pci", "virtio_net")
+SIZE = 32 << 20
+
+# What busybox's udhcpc calls with the addresses it got. Its lines go to the console one at a time.
+SCRIPT = ("printf '%s\\n' '#!/bin/sh' '[ \"$1\" = bound ] || exit 0' 'ifconfig $interface $ip netmask $subnet' "
+          "'ip route add default via $router dev $interface metric 1${interface#eth} 2>/dev/null' "
+          "'echo \"$ip $router $dns\" >/tmp/lease.$interface' >/tmp/dhcp; chmod +x /tmp/dhcp")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def dhcp(guest, nic="eth0"):
+    """Brings a NIC up: its address, router and name server."""
+    guest.run(SCRIPT)
+    guest.run(f"ifconfig {nic} up && udhcpc -i {nic} -s /tmp/dhcp -n -q -t 10 2>&1", 60)
+    return guest.run(f"cat /tmp/lease.{nic}").split()
+
+
+def connect(port):
+    """A connection through a forward; the server in the guest is there already."""
+    return socket.create_connection(("127.0.0.1", port), timeout=120 * SLOW)
+
+
+def send_to_guest(guest, port, inside, data):
+    """Sends data: its checksum as the guest has it.
+
+    The guest's end must not send its own end first: libslirp then loses what comes last.
+    """
+    guest.run("[ -p /tmp/open ] || mkfifo /tmp/open; "
+              f"(nc -l -p {inside} <>/tmp/open | md5sum >/tmp/sum.part; mv /tmp/sum.part /tmp/sum) >/dev/null 2>&1 & "
+              f"until netstat -ltn | grep -q :{inside}; do :; done")
+    with connect(port) as s:
+        s.sendall(data)
+        s.shutdown(socket.SHUT_WR)
+        s.recv(1)
+    return guest.run("until [ -f /tmp/sum ]; do sleep 0.1; done; cat /tmp/sum; rm /tmp/sum", 60).split()[0]
+
+
+def receive_from_guest(guest, port, inside, path):
+    """Takes a file of the guest's: the checksum of what came."""
+    guest.run(f"nc -l -p {inside} <{path} >/dev/null 2>&1 & until netstat -ltn | grep -q :{inside}; do :; done")
+    digest = hashlib.md5()
+    with connect(port) as s:
+        while True:
+            piece = s.recv(1 << 20)
+            if not piece:
+                return digest.hexdigest()
+            digest.update(piece)
+
+
+def features(guest, nic="eth0"):
+    text = guest.run(f"cat /sys/class/net/{nic}/device/features")
+    return {bit for bit, one in enumerate(text) if one == "1"}
+
+
+def macs(args):
+    done = subprocess.run([XHYVE, "-M"] + args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=30 * SLOW, check=False)
+    return done.returncode, re.findall(r"^MAC: (\S+)$", done.stdout.decode(), re.M), done.stderr.decode()
+
+
+@test("net: virtio-net under Linux, user networking")
+def user(t):
+    ports = [free_port() for _ in range(3)]
+    nics = ["-s", f"3,virtio-net,user,hostfwd=tcp:{ports[0]}-:7000,hostfwd=tcp:{ports[1]}-:7001",
+            "-s", f"4,virtio-net,mac=52:54:00:12:34:56,mtu=1400,packed,net=10.9.8.0/24,hostfwd=tcp:{ports[2]}-:7000"]
+    data = random.Random(5).randbytes(SIZE)
+    wanted = hashlib.md5(data).hexdigest()
+    with Guest("virtio-net", ["-c", "2", "-m", "512M"] + nics + boot("cloud", modules=MODULES)) as g:
+        g.ready()
+        with t.case("two cards: addresses as -M says, MTU, features, link"):
+            status, said, _ = macs(nics)
+            expect_equal(status, 0, "exit status of -M")
+            found = [g.run(f"cat /sys/class/net/eth{i}/address") for i in (0, 1)]
+            expect_equal(found, said, "MAC addresses")
+            expect_equal(found[1], "52:54:00:12:34:56", "mac=")
+            expect_equal([g.run(f"cat /sys/class/net/eth{i}/mtu") for i in (0, 1)], ["1500", "1400"], "MTU")
+            expect({0, 1, 3, 5, 11, 12, 15, 16, 17, 18, 19, 23, 32} <= features(g), f"features: {sorted(features(g))}")
+            expect(34 in features(g, "eth1"), "no packed ring")
+        with t.case("DHCP on both"):
+            expect_equal(dhcp(g), ["10.0.2.15", "10.0.2.2", "10.0.2.3"], "lease of eth0")
+            expect_equal(dhcp(g, "eth1"), ["10.9.8.15", "10.9.8.2", "10.9.8.3"], "lease of eth1")
+            expect_equal(g.run("cat /sys/class/net/eth0/carrier /sys/class/net/eth1/carrier").split(), ["1", "1"], "link")
+        with t.case("32 MB to the guest over a forwarded port"):
+            expect_equal(send_to_guest(g, ports[0], 7000, data), wanted, "checksum in the guest")
+        with t.case("32 MB from the guest"):
+            g.run("dd if=/dev/urandom of=/tmp/out bs=1M count=32 2>&1", 60)
+            inside = g.run("md5sum /tmp/out", 60).split()[0]
+            expect_equal(receive_from_guest(g, ports[1], 7001, "/tmp/out"), inside, "checksum on the host")
+        with t.case("over the other card, with a packed ring"):
+            expect_equal(send_to_guest(g, ports[2], 7000, data[:4 << 20]), hashlib.md5(data[:4 << 20]).hexdigest(),
+                         "checksum in the guest")
+        with t.case("the gateway answers ping; the address can be changed"):
+            g.run("ping -c 3 -W 5 10.0.2.2")
+            g.run("ifconfig eth0 down; ifconfig eth0 hw ether 02:11:22:33:44:55")
+            expect_equal(dhcp(g)[0], "10.0.2.16", "lease of another card")
+            g.run("ping -c 1 -W 5 10.0.2.2")
+        with t.case("the driver unbound and bound; a reboot while frames come"):
+            g.run("cd /sys/class/net/eth0/device/driver; name=$(basename $(readlink ../../../../class/net/eth0/device)); "
+                  "echo $name >unbind; echo $name >bind; cd /")
+            expect_equal(dhcp(g)[0], "10.0.2.15", "lease after that")
+            g.send("ping -A -q 10.0.2.2 >/dev/null & sleep 0.3; reboot -f\n")
+            g.ready()
+            expect_equal(dhcp(g)[0], "10.0.2.15", "lease after the reboot")
+        with t.case("the legacy interface"):
+            g.run("rmmod virtio_net virtio_pci; insmod /modules/virtio_pci.ko force_legacy=1; "
+                  "insmod /modules/virtio_net.ko")
+            expect_equal(dhcp(g)[0], "10.0.2.15", "lease")
+            expect_equal(send_to_guest(g, ports[0], 7000, data[:4 << 20]), hashlib.md5(data[:4 << 20]).hexdigest(),
+                         "checksum in the guest")
+        g.quiet()
+        g.poweroff()
+
+
+@test("net: bad options")
+def bad(t):
+    busy = socket.socket()
+    busy.bind(("127.0.0.1", 0))
+    busy.listen()
+    port = busy.getsockname()[1]
+    cases = [("virtio-net,color=red", "color=red"), ("virtio-net,mac=01:00:00:00:00:01", "multicast"),
+             ("virtio-net,user,tap=tap0", "one backend"), ("virtio-tap", "virtio-tap,NAME"),
+             ("virtio-tap,nosuchtap7", "nosuchtap7"), ("virtio-net,socket=/nonexistent/s", "/nonexistent/s"),
+             (f"virtio-net,hostfwd=tcp:{port}-:22", str(port)), ("virtio-net,mtu=9", "mtu=9")]
+    for spec, words in cases:
+        with t.case(spec.split(f"{port}")[0]):
+            done = subprocess.run([XHYVE, "-a", ACCEL, "-s", f"3,{spec}"] + boot("cloud"), stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30 * SLOW, check=False)
+            said = done.stderr.decode("utf-8", "replace")
+            expect(done.returncode == 1 and words in said and said.count("\n") == 1, f"{done.returncode}: {said}")
+    busy.close()
+    with t.case("-M: by UUID and slot"):
+        uuid = ["-U", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"]
+        _, one, _ = macs(uuid + ["-s", "3,virtio-net"])
+        _, two, _ = macs(["-s", "3,virtio-net", "-s", "4,virtio-tap,nosuchtap7"] + uuid)
+        expect(len(one) == 1 and len(two) == 2 and one[0] == two[0] != two[1], f"{one}, {two}")
+        status, _, said = macs([])
+        expect(status == 1 and "virtio-net" in said, said)
