@@ -1,12 +1,15 @@
 """Network cards as Linux's driver uses them: user networking with DHCP, ports of the host forwarded to the guest."""
 
+import contextlib
+import ctypes
 import hashlib
+import os
 import random
 import re
 import socket
 import subprocess
 
-from harness import ACCEL, SLOW, XHYVE, Guest, boot, expect, expect_equal, test
+from harness import ACCEL, SLOW, XHYVE, Guest, Skip, boot, expect, expect_equal, test
 
 MODULES = ("button", "evdev", "virtio_pci", "virtio_net")
 SIZE = 32 << 20
@@ -124,6 +127,60 @@ def user(t):
                          "checksum in the guest")
         g.quiet()
         g.poweroff()
+
+
+@contextlib.contextmanager
+def namespace():
+    """This thread, and what it starts, in a network of its own with a tap interface of two queues. Skips without root."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        if not os.path.exists("/dev/net/tun") or libc.unshare(0x40000000):
+            raise Skip("a tap interface of one's own takes root and /dev/net/tun")
+        try:
+            for command in ("link set lo up", "tuntap add tap0 mode tap multi_queue", "addr add 10.1.1.1/24 dev tap0",
+                            "link set tap0 mtu 4000 up"):
+                if subprocess.run(["ip"] + command.split(), stderr=subprocess.DEVNULL, check=False).returncode:
+                    raise Skip(f"`ip {command}` is not possible here")
+            yield
+        finally:
+            libc.setns(before, 0)
+    finally:
+        os.close(before)
+
+
+@test("net: virtio-tap under Linux")
+def tap(t):
+    with t.case("two queues, jumbo frames, offloads, link"), namespace():
+        args = ["-c", "2", "-m", "512M", "-s", "3,virtio-tap,tap0,queues=2"]
+        data = random.Random(6).randbytes(SIZE)
+        with Guest("virtio-tap", args + boot("cloud", modules=MODULES)) as g:
+            g.ready()
+            expect({0, 1, 7, 8, 11, 12, 15, 22} <= features(g), f"features: {sorted(features(g))}")
+            expect_equal(g.run("cat /sys/class/net/eth0/mtu; ls /sys/class/net/eth0/queues").split(),
+                         ["4000", "rx-0", "rx-1", "tx-0", "tx-1"], "MTU and queues")
+            g.run("ifconfig eth0 10.1.1.2 netmask 255.255.255.0 up && ping -c 3 -W 5 -s 3900 10.1.1.1")
+            g.run("dd if=/dev/urandom of=/tmp/out bs=1M count=32 2>&1", 60)
+            wanted = g.run("md5sum /tmp/out").split()[0]
+            with socket.create_server(("10.1.1.1", 9000)) as server:
+                server.settimeout(30 * SLOW)
+                for cpu in (1, 2):
+                    g.send(f"taskset {cpu} nc 10.1.1.1 9000 </tmp/out >/tmp/in\n")
+                    with server.accept()[0] as s:
+                        s.settimeout(60 * SLOW)
+                        digest = hashlib.md5()
+                        while piece := s.recv(1 << 20):
+                            digest.update(piece)
+                        s.sendall(data)
+                    g.wait(r"<END 0>", 60)
+                    expect_equal(digest.hexdigest(), wanted, f"checksum of what CPU {cpu - 1} sent")
+                    expect_equal(g.run("md5sum </tmp/in").split()[0], hashlib.md5(data).hexdigest(), "checksum of the answer")
+            for state, carrier in (("down", "0"), ("up", "1")):
+                subprocess.run(["ip", "link", "set", "tap0", state], check=True)
+                g.run(f"until [ $(cat /sys/class/net/eth0/carrier) = {carrier} ]; do sleep 0.1; done")
+            g.run("ping -c 1 -W 5 10.1.1.1")
+            g.quiet()
+            g.poweroff()
 
 
 @test("net: bad options")
