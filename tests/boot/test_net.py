@@ -71,8 +71,8 @@ def features(guest, nic="eth0"):
 
 
 def macs(args):
-    done = subprocess.run([XHYVE, "-M"] + args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=30 * SLOW, check=False)
+    done = subprocess.run([XHYVE, "-M"] + args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=30 * SLOW, check=False)
     return done.returncode, re.findall(r"^MAC: (\S+)$", done.stdout.decode(), re.M), done.stderr.decode()
 
 
@@ -97,7 +97,7 @@ def user(t):
         with t.case("DHCP on both"):
             expect_equal(dhcp(g), ["10.0.2.15", "10.0.2.2", "10.0.2.3"], "lease of eth0")
             expect_equal(dhcp(g, "eth1"), ["10.9.8.15", "10.9.8.2", "10.9.8.3"], "lease of eth1")
-            expect_equal(g.run("cat /sys/class/net/eth0/carrier /sys/class/net/eth1/carrier").split(), ["1", "1"], "link")
+            expect_equal([g.run(f"cat /sys/class/net/eth{i}/carrier") for i in (0, 1)], ["1", "1"], "link")
         with t.case("32 MB to the guest over a forwarded port"):
             expect_equal(send_to_guest(g, ports[0], 7000, data), wanted, "checksum in the guest")
         with t.case("32 MB from the guest"):
@@ -113,8 +113,8 @@ def user(t):
             expect_equal(dhcp(g)[0], "10.0.2.16", "lease of another card")
             g.run("ping -c 1 -W 5 10.0.2.2")
         with t.case("the driver unbound and bound; a reboot while frames come"):
-            g.run("cd /sys/class/net/eth0/device/driver; name=$(basename $(readlink ../../../../class/net/eth0/device)); "
-                  "echo $name >unbind; echo $name >bind; cd /")
+            g.run("cd /sys/class/net/eth0/device/driver; name=$(basename $(readlink /sys/class/net/eth0/device)); "
+                  "echo $name >unbind && echo $name >bind; cd /")
             expect_equal(dhcp(g)[0], "10.0.2.15", "lease after that")
             g.send("ping -A -q 10.0.2.2 >/dev/null & sleep 0.3; reboot -f\n")
             g.ready()
@@ -131,7 +131,7 @@ def user(t):
 
 @contextlib.contextmanager
 def namespace():
-    """This thread, and what it starts, in a network of its own with a tap interface of two queues. Skips without root."""
+    """This thread, and what it starts, in a network of its own with a tap of two queues. Skips without root."""
     libc = ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
@@ -174,7 +174,7 @@ def tap(t):
                         s.sendall(data)
                     g.wait(r"<END 0>", 60)
                     expect_equal(digest.hexdigest(), wanted, f"checksum of what CPU {cpu - 1} sent")
-                    expect_equal(g.run("md5sum </tmp/in").split()[0], hashlib.md5(data).hexdigest(), "checksum of the answer")
+                    expect_equal(g.run("md5sum </tmp/in").split()[0], hashlib.md5(data).hexdigest(), "the answer's")
             for state, carrier in (("down", "0"), ("up", "1")):
                 subprocess.run(["ip", "link", "set", "tap0", state], check=True)
                 g.run(f"until [ $(cat /sys/class/net/eth0/carrier) = {carrier} ]; do sleep 0.1; done")
