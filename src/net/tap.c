@@ -339,7 +339,7 @@ static const struct net_ops tap_ops = {
 static struct ifreq request(const char *name)
 {
     struct ifreq ifr = {0};
-    snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+    snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%.*s", IFNAMSIZ - 1, name); /* no longer: options.c */
     return ifr;
 }
 
