@@ -39,6 +39,7 @@ void cpu_raise(struct cpu *cpu, unsigned vector, uint32_t error)
 void cpu_page_fault(struct cpu *cpu, uint64_t lin, uint32_t pfec)
 {
     cpu->cr2 = lin;
+    mmu_forget_page(cpu, lin);
     cpu_raise(cpu, EXC_PF, pfec);
 }
 

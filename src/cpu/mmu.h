@@ -152,6 +152,11 @@ bool mmu_peek(struct cpu *, uint64_t lin, uint64_t *gpa);
 void mmu_flush_all(struct cpu *); /* globals too */
 void mmu_flush_nonglobal(struct cpu *);
 void mmu_flush_page(struct cpu *, uint64_t lin); /* INVLPG */
+/*
+ * A page fault drops what is known of its page (SDM vol. 3 section 4.10.4.1): its handler may change the entry and go back
+ * without INVLPG.
+ */
+void mmu_forget_page(struct cpu *, uint64_t lin);
 /* Drops write entries of one guest page from every set: it holds code from now on. */
 void mmu_evict_write(struct cpu *, uint64_t gpa);
 

@@ -227,15 +227,31 @@ static void drop_region(struct mmu *m, const struct tlb_log *log, uint64_t lin, 
     }
 }
 
+/* The entries of one page in all sets. */
+static void drop_page(struct mmu *m, uint64_t lin)
+{
+    for (unsigned at = lin >> 12 & (TLB_ENTRIES - 1); at < TLB_FLAT; at += TLB_ENTRIES)
+        if ((-flat(m)[at].neg_page ^ lin) >> 12 == 0)
+            empty(m, at);
+}
+
+void mmu_forget_page(struct cpu *cpu, uint64_t lin)
+{
+    struct mmu *m = mmu_of(cpu);
+    if (!cpu->long_mode)
+        lin = (uint32_t)lin;
+    drop_page(m, lin);
+    m->itlb[lin >> 12 & (ITLB_ENTRIES - 1)].key = 0;
+    tlb2_forget_page(m, lin);
+    jit_forget_recent(cpu);
+}
+
 void mmu_flush_page(struct cpu *cpu, uint64_t lin)
 {
     struct mmu *m = mmu_of(cpu);
     if (!cpu->long_mode)
         lin = (uint32_t)lin;
-    unsigned i = lin >> 12 & (TLB_ENTRIES - 1);
-    for (unsigned at = i; at < TLB_FLAT; at += TLB_ENTRIES)
-        if ((-flat(m)[at].neg_page ^ lin) >> 12 == 0)
-            empty(m, at);
+    drop_page(m, lin);
     if (UNLIKELY(m->large_any)) {
         unsigned shift = 0, b = large_bit_2m(lin);
         if (m->large.g1[0] >> large_bit_1g(lin) & 1)

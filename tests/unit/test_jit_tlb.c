@@ -263,7 +263,7 @@ static void flushes_reach_the_last_page(void **state)
     for (unsigned write = 0; write < 2; write++) {
         const struct check c = {false, write, 8, 1, TLB_USER, PLACE_NEW};
         const uint8_t *code = emit(cpu->jit, &c);
-        for (unsigned how = 0; how < 6; how++) {
+        for (unsigned how = 0; how < 7; how++) {
             fill(cpu, &c, 0x5000, host);
             assert_true(found(r, code, 0x5010));
             *table_of(cpu, &c) = (struct tlb_entry){1, 0};
@@ -275,6 +275,7 @@ static void flushes_reach_the_last_page(void **state)
             case 2: mmu_flush_all(cpu); break;
             case 3: mmu_evict_write(cpu, 0x1000); break;
             case 4: tlb_forget(cpu); break;
+            case 5: mmu_forget_page(cpu, 0x5123); break; /* as a page fault does */
             default:
                 cpu->dr[7] = 1 | 1 << 16;
                 mmu_debug_changed(cpu);

@@ -180,7 +180,7 @@ static void rights(void **state)
         assert_int_equal(TRY(ld8(cpu, 0x1000)), NONE);
         assert_int_equal(TRY(st8(cpu, 0x3000, 3)), EXC_PF);
     }
-    assert_true(hits() > 10);
+    assert_in_range(hits(), 3, 3 * 6); /* each page fault drops its page */
     /* More rights need no flush. */
     map(4, ram(4) | 3);
     supervisor(false);

@@ -177,6 +177,7 @@ void jit_flush(struct cpu *cpu)
     jit->used = jit->fixed;
     jit->nblocks = jit->nexits = jit->npages = 1;
     jit_unmap(cpu, true);
+    memset(jit->place, 0, sizeof jit->place); /* what was random need not be so for ever */
     jit->stats.flushes++;
 }
 
@@ -473,7 +474,7 @@ static void finish_jump(struct cpu *cpu)
     if (cpu->mode != MODE_64)
         cpu->reg[RSP] = (uint32_t)cpu->reg[RSP];
     w->reason = JIT_LOOKUP;
-    cpu->jit->stats.left_indirect++;
+    cpu->jit->indirect = true;
 }
 
 void jit_enter_code(struct cpu *cpu, uint32_t code)
@@ -532,6 +533,7 @@ bool jit_run(struct cpu *cpu)
             known = true;
         }
         jit->stats.enters++;
+        jit->indirect = false;
         if (jit->opt.exits)
             jit_disturb(jit);
         if (jit->lockstep) {
@@ -558,6 +560,7 @@ bool jit_run(struct cpu *cpu)
             return true;
         }
         known |= w->reason != JIT_LOOKUP;
+        jit->stats.left_indirect += jit->indirect;
         if (w->reason != JIT_LINK)
             jit->stats.left_guard++;
         else if (jit->exits[w->link].entry == ENTRY_GUARDED)

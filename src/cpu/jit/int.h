@@ -36,8 +36,7 @@ static inline int32_t tlb_offset(unsigned class, bool write)
 #define JIT_DELTAS 16        /* of words.delta */
 #define JIT_CAREFUL 4        /* failures of a shared check that undo it */
 #define JIT_ROOM (64 * 1024) /* of code that the largest block may need, cold parts and all */
-#define JIT_HOT                                                                                                        \
-    (16 * 1024) /* a block whose instructions need more than this is cut; cold parts are no larger than that */
+#define JIT_HOT (16 * 1024)  /* a block whose instructions need more is cut; cold parts are three times that at most */
 
 /* One block of generated code. */
 struct jit_block {
@@ -177,6 +176,7 @@ struct jit {
     uint64_t random;               /* for opt.exits */
     uint64_t tlb_filled;           /* for opt.tlb */
     struct jit_accounts *accounts; /* NULL unless stats are asked for */
+    bool indirect;                 /* the last jit_run() ended at a jump to where no code is known */
     bool left;                     /* the last jit_run() came out of generated code for the interpreter */
     struct jit_options opt;
     struct cpuid_table host; /* of it the words alone: what generated code may use */

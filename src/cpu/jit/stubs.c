@@ -125,7 +125,7 @@ static bool bounced(struct cpu *cpu, uint64_t lin, unsigned size, enum tlb_mode 
 {
     unsigned done = 0;
     while (done < size) {
-        uint64_t at = lin + done;
+        uint64_t at = cpu->long_mode ? lin + done : (uint32_t)(lin + done);
         unsigned left = 4096 - (at & 0xfff), n = size - done < left ? size - done : left;
         if (at + entry_of(cpu, at, mode, false)->neg_page >= 4096 && !filled(cpu, at, mode, false))
             return false;
