@@ -144,9 +144,11 @@ static char *piece_memory(struct disk_req *req, uint64_t len)
             pos -= v->iov_len;
             continue;
         }
-        if (v->iov_len - pos >= len)
-            return (char *)v->iov_base + pos;
-        break;
+        if (v->iov_len - pos < len)
+            break;
+        free(req->work.arg); /* of an earlier piece: piece_result() would take it for this one's */
+        req->work.arg = NULL;
+        return (char *)v->iov_base + pos;
     }
     /* The first piece is the longest. */
     if (!req->work.arg)

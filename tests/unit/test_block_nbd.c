@@ -118,6 +118,30 @@ static void test_contents(void **state)
     stop_server(SIGTERM);
 }
 
+/* A request of several pieces, some of them in one buffer of the guest's, some across two. */
+static void test_pieces(void **state)
+{
+    enum { LEN = 256 * 1024, FIRST = 96 * 1024 };
+    const struct disk_options ro = {.ro = true};
+    static uint64_t memory[LEN / 8];
+    struct iovec iov[] = {{memory, FIRST}, {(char *)memory + FIRST, LEN - FIRST}};
+    (void)state;
+    need("nbdkit", "nbdkit");
+    start_nbdkit("--filter=blocksize-policy pattern 1M blocksize-minimum=512 blocksize-preferred=4096 "
+                 "blocksize-maximum=64K blocksize-error-policy=error");
+    struct disk *disk = open_ok(loop, server_spec, &ro);
+    struct one one = {
+        .req = {.op = DISK_READ, .offset = 65536, .length = LEN, .iov = iov, .niov = 2, .done = one_done}};
+    disk_queue(disk, &one.req);
+    disk_submit(disk);
+    serve(loop, &one.dones, 1);
+    assert_int_equal(one.error, 0);
+    for (uint64_t i = 0; i < LEN / 8; i++) /* each word of a pattern is its own offset */
+        assert_int_equal(__builtin_bswap64(memory[i]), 65536 + 8 * i);
+    disk_close(disk);
+    stop_server(SIGTERM);
+}
+
 static void test_read_only(void **state)
 {
     const struct disk_options none = {0}, ro = {.ro = true};
@@ -382,10 +406,15 @@ static void test_bad_foreign_images(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contents),       cmocka_unit_test(test_read_only),
-        cmocka_unit_test(test_errors),         cmocka_unit_test(test_lost),
-        cmocka_unit_test(test_no_server),      cmocka_unit_test(test_bad_foreign_images),
-        cmocka_unit_test(test_storage_daemon), cmocka_unit_test(test_qemu_nbd),
+        cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_read_only),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_no_server),
+        cmocka_unit_test(test_bad_foreign_images),
+        cmocka_unit_test(test_storage_daemon),
+        cmocka_unit_test(test_qemu_nbd),
         cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
