@@ -118,8 +118,12 @@ static int receive_one(struct tap_queue *q)
     if (room < NET_MAX_FRAME)
         vec[n++] = (struct iovec){t->spill, NET_MAX_FRAME - room};
     ssize_t got = readv(q->fd, vec, (int)n);
-    if (got < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    if (got < 0) {
+        if (errno == EBADFD || errno == EIO || errno == ENODEV) /* it is gone */
+            return -errno;
+        t->b.stats.rx_dropped += errno != EAGAIN && errno != EINTR; /* a frame that the kernel could not hand out */
+        return 0;
+    }
     if (got < HDR + NET_MIN_FRAME) {
         t->b.stats.rx_dropped++;
         return 1;

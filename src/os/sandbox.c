@@ -89,7 +89,7 @@ static const int allow_network[] = {
 };
 
 /* Sockets made while the guest runs; socket(2) itself by family, below. Nothing listens anew. */
-static const int allow_connecting[] = {SCMP_SYS(connect), SCMP_SYS(bind)};
+static const int allow_connecting[] = {SCMP_SYS(connect)}, allow_binding[] = {SCMP_SYS(bind)};
 
 static const unsigned long allow_tap_ioctl[] = {TUNSETOFFLOAD, TUNSETQUEUE};
 
@@ -185,6 +185,8 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
         error = allow_if(ctx, SCMP_SYS(ioctl), 1, whole, allow_disk_ioctl[i]);
     if (!error && (needs->new_inet || needs->new_unix))
         error = allow(ctx, allow_connecting, ARRAY_LEN(allow_connecting));
+    if (!error && needs->new_inet)
+        error = allow(ctx, allow_binding, ARRAY_LEN(allow_binding));
     if (!error && needs->new_unix)
         error = allow_if(ctx, SCMP_SYS(socket), 0, whole, AF_UNIX);
     if (!error && needs->new_inet)

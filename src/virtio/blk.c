@@ -168,7 +168,9 @@ static void next_range(struct request *r)
 static void on_done(struct disk_req *req, int error)
 {
     struct request *r = CONTAINER_OF(req, struct request, disk);
-    if (!error && ++r->range < r->ranges) {
+    /* A driver that resets waits for what is under way, not for ranges that have not begun. */
+    bool forgotten = r->blk->resetting || r->blk->queues_resetting >> r->q->index & 1;
+    if (!error && ++r->range < r->ranges && !forgotten) {
         next_range(r);
         disk_submit(r->blk->disk);
         return;
