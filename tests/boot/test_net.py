@@ -116,7 +116,8 @@ def user(t):
             g.run("cd /sys/class/net/eth0/device/driver; name=$(basename $(readlink /sys/class/net/eth0/device)); "
                   "echo $name >unbind && echo $name >bind; cd /")
             expect_equal(dhcp(g)[0], "10.0.2.15", "lease after that")
-            g.send("ping -A -q 10.0.2.2 >/dev/null & sleep 0.3; reboot -f\n")
+            # At once: `reboot -f` breaks the driver's queues first, and Linux 6.1 may then send for ever (start_xmit()).
+            g.send("ping -A -q 10.0.2.2 >/dev/null & sleep 0.3; echo b >/proc/sysrq-trigger\n")
             g.ready()
             expect_equal(dhcp(g)[0], "10.0.2.15", "lease after the reboot")
         with t.case("the legacy interface"):
