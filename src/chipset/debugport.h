@@ -2,7 +2,7 @@
 #ifndef XHYVE_CHIPSET_DEBUGPORT_H
 #define XHYVE_CHIPSET_DEBUGPORT_H
 
-#include "chipset/serial.h"
+#include "serial/serial.h"
 #include "core/bus.h"
 #include "core/state.h"
 

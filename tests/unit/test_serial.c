@@ -19,7 +19,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "chipset/serial.h"
+#include "serial/serial.h"
 #include "os/clock.h"
 #include "util/bytes.h"
 

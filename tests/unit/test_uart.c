@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "chipset/uart.h"
+#include "serial/uart.h"
 #include "lock_check.h"
 
 /* ---- a host end of our own: uart.c calls these instead of serial.c ---------------------------------------------- */

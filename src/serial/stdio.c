@@ -7,7 +7,7 @@
  * (PIPE_BUF) without blocking once poll() says that it is writable; files and
  * /dev/null never block.
  */
-#include "chipset/serial_impl.h"
+#include "serial/impl.h"
 
 #include <errno.h>
 #include <fcntl.h>

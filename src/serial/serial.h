@@ -16,8 +16,8 @@
  *   file    output only; a regular file is emptied first; FIFOs are taken too
  *   null    output vanishes, input never comes
  */
-#ifndef XHYVE_CHIPSET_SERIAL_H
-#define XHYVE_CHIPSET_SERIAL_H
+#ifndef XHYVE_SERIAL_SERIAL_H
+#define XHYVE_SERIAL_SERIAL_H
 
 #include <stddef.h>
 

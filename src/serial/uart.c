@@ -9,7 +9,7 @@
  * OUT2 does not gate the interrupt as it does on a PC's serial card: there are
  * guests (xv6) that never set it and still work on every other hypervisor.
  */
-#include "chipset/uart.h"
+#include "serial/uart.h"
 
 #include <errno.h>
 #include <string.h>

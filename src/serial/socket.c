@@ -1,5 +1,5 @@
 /* Serial backend tcp=[ADDR:]PORT: listens, and serves one client at a time. */
-#include "chipset/serial_impl.h"
+#include "serial/impl.h"
 
 #include <errno.h>
 #include <fcntl.h>

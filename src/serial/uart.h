@@ -2,10 +2,10 @@
  * A 16550A UART (National Semiconductor PC16550D data sheet) on a PC's COM
  * port: com1..com4 are 0x3f8/IRQ 4, 0x2f8/IRQ 3, 0x3e8/IRQ 4, 0x2e8/IRQ 3.
  */
-#ifndef XHYVE_CHIPSET_UART_H
-#define XHYVE_CHIPSET_UART_H
+#ifndef XHYVE_SERIAL_UART_H
+#define XHYVE_SERIAL_UART_H
 
-#include "chipset/serial.h"
+#include "serial/serial.h"
 #include "core/bus.h"
 #include "core/irq.h"
 #include "core/state.h"

@@ -2,13 +2,13 @@
  * Between serial.c, which moves bytes, and the backends, which open and close
  * descriptors. Everything here belongs to the loop's thread but what is marked.
  */
-#ifndef XHYVE_CHIPSET_SERIAL_IMPL_H
-#define XHYVE_CHIPSET_SERIAL_IMPL_H
+#ifndef XHYVE_SERIAL_IMPL_H
+#define XHYVE_SERIAL_IMPL_H
 
 #include <stdarg.h>
 #include <stdint.h>
 
-#include "chipset/serial.h"
+#include "serial/serial.h"
 #include "util/log.h"
 
 #define SERIAL_TX_SIZE 65536u
@@ -45,7 +45,7 @@ struct serial {
     int in_fd, out_fd;                    /* -1: no input; output is taken and dropped */
     struct loop_fd *in_watch, *out_watch; /* one and the same if in_fd == out_fd */
     bool sock;                            /* they are a socket: MSG_DONTWAIT */
-    uint32_t out_chunk;                   /* at most this many bytes a write(2): see serial_stdio.c */
+    uint32_t out_chunk;                   /* at most this many bytes a write(2): see stdio.c */
     bool drop_stalled;                    /* nobody reading for a while: drop, do not wait */
 
     struct timer work;  /* "look at the buffers", now or in a moment */

@@ -2,7 +2,7 @@
  * Serial backends: autopty[=LINK], a new pseudo-terminal; /dev/NAME, a terminal
  * device that exists.
  */
-#include "chipset/serial_impl.h"
+#include "serial/impl.h"
 
 #include <errno.h>
 #include <fcntl.h>

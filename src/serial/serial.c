@@ -5,7 +5,7 @@
  * One timer ("work") is all the signalling there is from other threads to the
  * loop's: unlike a posted function it can be cancelled when the line closes.
  */
-#include "chipset/serial_impl.h"
+#include "serial/impl.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -119,7 +119,7 @@ static ssize_t fd_write(struct serial *s, const uint8_t *buf, size_t n)
     if (s->sock)
         return send(s->out_fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (s->out_chunk < SERIAL_TX_SIZE) {
-        /* A descriptor that may block is asked first, each time (see serial_stdio.c). */
+        /* A descriptor that may block is asked first, each time (see stdio.c). */
         struct pollfd p = {.fd = s->out_fd, .events = POLLOUT};
         if (poll(&p, 1, 0) == 0) {
             errno = EAGAIN;
