@@ -270,6 +270,20 @@ static int format(struct disk_options *o, const char *value, char *why, size_t n
                       "format=%s: expected raw, qcow2, qcow, vmdk, vhdx, vpc, vdi, qed, parallels or dmg", value);
 }
 
+static int serial(struct disk_options *o, const char *value, char *why, size_t n)
+{
+    size_t len = strlen(value);
+    bool good = len > 0 && len <= DISK_SERIAL_LEN;
+
+    for (const char *p = value; *p; p++)
+        good &= *p > ' ' && *p < 0x7f;
+    if (!good)
+        return disk_error(-EINVAL, why, n, "serial=: expected 1 to %d characters of ASCII, found '%s'", DISK_SERIAL_LEN,
+                          value);
+    memcpy(o->serial, value, len + 1);
+    return 1;
+}
+
 int disk_option(struct disk_options *o, const char *text, char *why, size_t n)
 {
     static const struct {
@@ -290,6 +304,8 @@ int disk_option(struct disk_options *o, const char *text, char *why, size_t n)
     }
     if (begins(text, "sectorsize="))
         return sector_sizes(o, strchr(text, '=') + 1, why, n);
+    if (begins(text, "serial="))
+        return serial(o, strchr(text, '=') + 1, why, n);
     if (begins(text, "format="))
         return format(o, strchr(text, '=') + 1, why, n);
     if (begins(text, "aio=")) {
@@ -303,4 +319,39 @@ int disk_option(struct disk_options *o, const char *text, char *why, size_t n)
         return 1;
     }
     return 0;
+}
+
+int disk_parse(struct disk_options *o, const char *text, int (*other)(void *, const char *, char *, size_t), void *arg,
+               const char *help, char *why, size_t n)
+{
+    int taken = 1;
+
+    while (text && *text && taken > 0) {
+        size_t len = strcspn(text, ",");
+        char *one = strndup(text, len);
+        if (!one)
+            return disk_error(-ENOMEM, why, n, "out of memory");
+        taken = disk_option(o, one, why, n);
+        if (!taken && other)
+            taken = other(arg, one, why, n);
+        if (!taken)
+            taken = disk_error(-EINVAL, why, n, "unknown option '%s'; there are: %s", one, help);
+        free(one);
+        text += text[len] ? len + 1 : len;
+    }
+    return taken < 0 ? taken : 0;
+}
+
+void disk_serial(const struct disk_options *o, const char *image, char out[DISK_SERIAL_LEN + 1])
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+
+    if (o->serial[0]) {
+        snprintf(out, DISK_SERIAL_LEN + 1, "%s", o->serial);
+        return;
+    }
+    for (const char *p = image; *p; p++)
+        hash = (hash ^ (uint8_t)*p) * UINT64_C(0x100000001b3);
+    snprintf(out, DISK_SERIAL_LEN + 1, "XHYVE-%04X-%04X-%04X", (unsigned)(hash >> 48), (unsigned)(hash >> 32 & 0xffff),
+             (unsigned)(hash >> 16 & 0xffff));
 }

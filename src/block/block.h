@@ -79,17 +79,30 @@ struct disk_options {
     bool nodelete;              /* DISCARD is not offered, and the image never loses allocated space */
     unsigned logical, physical; /* sector sizes, bytes; 0: the backend's own, else 512 */
     char format[16];            /* "raw", "qcow2", ...; empty: the name tells */
+    char serial[21];            /* what the guest is told, up to DISK_SERIAL_LEN characters; empty: see disk_serial() */
     enum { DISK_AIO_AUTO, DISK_AIO_URING, DISK_AIO_THREADS } aio;
 };
 
 /*
  * Takes one option of a disk as a person writes it: ro, direct, sync, nodelete,
- * sectorsize=LOGICAL[/PHYSICAL], format=NAME, aio=io_uring|threads. 1: taken;
- * 0: not one of them; -EINVAL: one of them, but wrong, and `why` is a line that
- * says how.
+ * sectorsize=LOGICAL[/PHYSICAL], serial=S, format=NAME, aio=io_uring|threads.
+ * 1: taken; 0: not one of them; -EINVAL: one of them, but wrong, and `why` is a
+ * line that says how.
  */
 int disk_option(struct disk_options *, const char *text, char *why, size_t n);
-#define DISK_OPTIONS_HELP "ro,direct,sync,nodelete,sectorsize=L[/P],format=F,aio=io_uring|threads"
+#define DISK_OPTIONS_HELP "ro,direct,sync,nodelete,sectorsize=L[/P],serial=S,format=F,aio=io_uring|threads"
+
+/*
+ * Takes all of them, with commas between; NULL: none. What disk_option() does not
+ * know goes to the device's own `other`, if not NULL, with the same results. What
+ * nobody knows is an error that says which there are: `help`. 0; -errno and why.
+ */
+int disk_parse(struct disk_options *, const char *text, int (*other)(void *arg, const char *one, char *why, size_t n),
+               void *arg, const char *help, char *why, size_t n);
+
+/* The serial number: what was asked for, or one that stays the same as long as the image's name does. */
+#define DISK_SERIAL_LEN 20
+void disk_serial(const struct disk_options *, const char *image, char out[DISK_SERIAL_LEN + 1]);
 
 /*
  * Opens what `spec` names, and locks it:

@@ -434,16 +434,6 @@ static void fill_config(uint8_t *c, const struct disk_info *info, const struct b
     }
 }
 
-/* A serial number that stays the same as long as the image's name does. */
-static void make_serial(char out[BLK_ID_LEN + 1], const char *image)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
-    for (const char *p = image; *p; p++)
-        hash = (hash ^ (uint8_t)*p) * UINT64_C(0x100000001b3);
-    snprintf(out, BLK_ID_LEN + 1, "XHYVE-%04X-%04X-%04X", (unsigned)(hash >> 48), (unsigned)(hash >> 32 & 0xffff),
-             (unsigned)(hash >> 16 & 0xffff));
-}
-
 int blk_new(struct virtio_dev **out, struct guest_mem *mem, const char *image, const struct blk_options *o, char *why,
             size_t n)
 {
@@ -462,8 +452,8 @@ int blk_new(struct virtio_dev **out, struct guest_mem *mem, const char *image, c
     }
     const struct disk_info *info = disk_info(b->disk);
     char serial[BLK_ID_LEN + 1];
-    make_serial(serial, image);
-    memcpy(b->id, o->serial[0] ? o->serial : serial, strnlen(o->serial[0] ? o->serial : serial, BLK_ID_LEN));
+    disk_serial(&o->disk, image, serial);
+    memcpy(b->id, serial, strlen(serial));
     b->dev.offered = features(info, o);
     fill_config(b->dev.config, info, o);
     *out = &b->dev;
@@ -489,21 +479,9 @@ int blk_refresh(struct virtio_dev *dev)
 
 /* -- options -- */
 
-/* One of them, `text` up to its comma. */
-static int parse_one(const char *text, struct blk_options *o, char *why, size_t n)
+static int own_option(void *arg, const char *text, char *why, size_t n)
 {
-    if (strncmp(text, "serial=", 7) == 0) {
-        size_t len = strlen(text + 7);
-        bool good = len > 0 && len <= BLK_ID_LEN;
-        for (const char *p = text + 7; *p; p++)
-            good &= *p > ' ' && *p < 0x7f;
-        if (!good) {
-            snprintf(why, n, "serial=: expected 1 to %d characters of ASCII, found '%s'", BLK_ID_LEN, text + 7);
-            return -EINVAL;
-        }
-        memcpy(o->serial, text + 7, len + 1);
-        return 0;
-    }
+    struct blk_options *o = arg;
     if (strncmp(text, "queues=", 7) == 0) {
         char *end;
         unsigned long v = strtoul(text + 7, &end, 10);
@@ -512,32 +490,16 @@ static int parse_one(const char *text, struct blk_options *o, char *why, size_t 
             return -EINVAL;
         }
         o->queues = (unsigned)v;
-        return 0;
+        return 1;
     }
     if (strcmp(text, "packed") == 0) {
         o->packed = true;
-        return 0;
+        return 1;
     }
-    int taken = disk_option(&o->disk, text, why, n);
-    if (taken)
-        return taken < 0 ? taken : 0;
-    snprintf(why, n, "unknown option '%s'; there are: %s", text, BLK_OPTIONS_HELP);
-    return -EINVAL;
+    return 0;
 }
 
 int blk_parse(const char *text, struct blk_options *o, char *why, size_t n)
 {
-    int err = 0;
-    while (text && *text && !err) {
-        size_t len = strcspn(text, ",");
-        char *one = strndup(text, len);
-        if (!one) {
-            snprintf(why, n, "out of memory");
-            return -ENOMEM;
-        }
-        err = parse_one(one, o, why, n);
-        free(one);
-        text += text[len] ? len + 1 : len;
-    }
-    return err;
+    return disk_parse(&o->disk, text, own_option, o, BLK_OPTIONS_HELP, why, n);
 }

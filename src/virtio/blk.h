@@ -5,14 +5,13 @@
 #include "block/block.h"
 #include "virtio/virtio.h"
 
-#define BLK_ID_LEN 20
+#define BLK_ID_LEN DISK_SERIAL_LEN
 #define BLK_MAX_QUEUES 16
 
 struct blk_options {
     struct disk_options disk;
-    char serial[BLK_ID_LEN + 1]; /* empty: made out of the image's name */
-    unsigned queues;             /* 1 to BLK_MAX_QUEUES */
-    bool packed;                 /* offers packed rings too */
+    unsigned queues; /* 1 to BLK_MAX_QUEUES */
+    bool packed;     /* offers packed rings too */
 };
 
 /*
@@ -21,7 +20,7 @@ struct blk_options {
  * default before. 0; -EINVAL with one line in why[n].
  */
 int blk_parse(const char *text, struct blk_options *, char *why, size_t n);
-#define BLK_OPTIONS_HELP DISK_OPTIONS_HELP ",serial=S,queues=N,packed"
+#define BLK_OPTIONS_HELP DISK_OPTIONS_HELP ",queues=N,packed"
 
 /* Opens `image` and makes a device of it, for virtio_pci_new(). 0; -errno with one line in why[n]. Main thread. */
 int blk_new(struct virtio_dev **out, struct guest_mem *, const char *image, const struct blk_options *, char *why,

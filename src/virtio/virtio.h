@@ -23,7 +23,7 @@
 #include "core/state.h"
 #include "os/loop.h"
 #include "util/log.h"
-#include "virtio/io.h"
+#include "os/iothread.h"
 #include "virtio/queue.h"
 
 #define VIRTIO_MAX_QUEUES 64

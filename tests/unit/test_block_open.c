@@ -24,12 +24,27 @@ static int tear_down(void **state)
 static void test_options(void **state)
 {
     static const char *const wrong[] = {
-        "sectorsize=",     "sectorsize=513",        "sectorsize=256",  "sectorsize=4096/512", "sectorsize=512/",
-        "sectorsize=512x", "sectorsize=512/4096x",  "sectorsize=-512", "sectorsize= 512",     "sectorsize=131072",
-        "sectorsize=0",    "sectorsize=1000000512", "format=",         "format=qcow3",        "aio=",
+        "sectorsize=",
+        "sectorsize=513",
+        "sectorsize=256",
+        "sectorsize=4096/512",
+        "sectorsize=512/",
+        "sectorsize=512x",
+        "sectorsize=512/4096x",
+        "sectorsize=-512",
+        "sectorsize= 512",
+        "sectorsize=131072",
+        "sectorsize=0",
+        "sectorsize=1000000512",
+        "format=",
+        "format=qcow3",
+        "aio=",
         "aio=native",
+        "serial=",
+        "serial=a b",
+        "serial=123456789012345678901",
     };
-    static const char *const foreign[] = {"", "serial=1", "rox", "Direct", "sectorsize", "no"};
+    static const char *const foreign[] = {"", "serial", "rox", "Direct", "sectorsize", "no"};
     struct disk_options o = {0};
     char why[512];
     (void)state;
@@ -52,6 +67,9 @@ static void test_options(void **state)
     assert_int_equal(disk_option(&o, "aio=threads", why, sizeof(why)), 1);
     assert_int_equal(o.aio, DISK_AIO_THREADS);
 
+    assert_int_equal(disk_option(&o, "serial=12345678901234567890", why, sizeof(why)), 1);
+    assert_string_equal(o.serial, "12345678901234567890");
+
     const struct disk_options before = o;
     for (unsigned i = 0; i < ARRAY_LEN(wrong); i++) {
         *why = 0;
@@ -61,6 +79,38 @@ static void test_options(void **state)
     for (unsigned i = 0; i < ARRAY_LEN(foreign); i++)
         assert_int_equal(disk_option(&o, foreign[i], why, sizeof(why)), 0);
     assert_memory_equal(&o, &before, sizeof(o));
+}
+
+static int own(void *arg, const char *one, char *why, size_t n)
+{
+    (void)why;
+    (void)n;
+    *(unsigned *)arg += !strcmp(one, "mine");
+    return !strcmp(one, "mine");
+}
+
+static void test_all_options(void **state)
+{
+    struct disk_options o = {0};
+    unsigned mine = 0;
+    char why[512], serial[DISK_SERIAL_LEN + 1], other[DISK_SERIAL_LEN + 1];
+    (void)state;
+
+    assert_int_equal(disk_parse(&o, NULL, NULL, NULL, "ro", why, sizeof(why)), 0);
+    assert_int_equal(disk_parse(&o, "ro,mine,serial=S1,mine", own, &mine, "ro", why, sizeof(why)), 0);
+    assert_true(o.ro && mine == 2);
+    disk_serial(&o, "image", serial);
+    assert_string_equal(serial, "S1");
+    assert_int_equal(disk_parse(&o, "sync,yours,direct", own, &mine, "ro,mine", why, sizeof(why)), -EINVAL);
+    assert_string_equal(why, "unknown option 'yours'; there are: ro,mine");
+    assert_true(o.sync && !o.direct);
+    assert_int_equal(disk_parse(&o, "mine", NULL, NULL, "ro", why, sizeof(why)), -EINVAL);
+    assert_int_equal(disk_parse(&o, "sectorsize=1", own, &mine, "ro", why, sizeof(why)), -EINVAL);
+    o.serial[0] = 0;
+    disk_serial(&o, "image", serial);
+    disk_serial(&o, "image2", other);
+    assert_int_equal(strlen(serial), DISK_SERIAL_LEN);
+    assert_string_not_equal(serial, other);
 }
 
 /* ---- what is refused ---- */
@@ -333,8 +383,9 @@ static void test_geometry(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_options), cmocka_unit_test(test_bad_images),    cmocka_unit_test(test_magic),
-        cmocka_unit_test(test_locks),   cmocka_unit_test(test_locks_of_qemu), cmocka_unit_test(test_geometry),
+        cmocka_unit_test(test_options),  cmocka_unit_test(test_all_options), cmocka_unit_test(test_bad_images),
+        cmocka_unit_test(test_magic),    cmocka_unit_test(test_locks),       cmocka_unit_test(test_locks_of_qemu),
+        cmocka_unit_test(test_geometry),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

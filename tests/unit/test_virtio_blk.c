@@ -442,7 +442,7 @@ static void test_options(void **state)
     assert_int_equal(blk_parse("ro,direct,serial=12345678901234567890,queues=16,nodelete", &o, why, sizeof(why)), 0);
     assert_true(o.disk.ro && o.disk.direct && o.disk.nodelete && !o.disk.sync);
     assert_int_equal(o.queues, 16);
-    assert_string_equal(o.serial, "12345678901234567890");
+    assert_string_equal(o.disk.serial, "12345678901234567890");
     static const char *const bad[] = {
         "serial=", "serial=123456789012345678901", "serial=a b", "queues=0", "queues=17", "queues=x", "turbo", "ro,,ro",
         "packed=9"};

@@ -1,6 +1,6 @@
 /* The thread of a device with much to do: an event loop of its own, for one disk or NIC. */
-#ifndef XHYVE_VIRTIO_IO_H
-#define XHYVE_VIRTIO_IO_H
+#ifndef XHYVE_OS_IOTHREAD_H
+#define XHYVE_OS_IOTHREAD_H
 
 #include "os/loop.h"
 

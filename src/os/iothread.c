@@ -1,5 +1,5 @@
-/* A loop on a thread of its own: see virtio/io.h. */
-#include "virtio/io.h"
+/* A loop on a thread of its own: see os/iothread.h. */
+#include "os/iothread.h"
 
 #include <errno.h>
 #include <stdlib.h>
