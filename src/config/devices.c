@@ -17,6 +17,7 @@ static const struct {
     {"amd_hostbridge", "the same with AMD's ids, for guests that look for them", NULL},
     {"lpc", "LPC bridge to the serial ports and other fixed devices (slot 31 has one by default)", NULL},
     {"dummy", "BARs of each kind, MSI and MSI-X, and nothing behind them: for tests", NULL},
+    {"uart", "serial port, a 16550 on PCI; BACKEND as for -l com1", "BACKEND"},
     {"virtio-blk", "disk; IMAGE is a file, a block device or an NBD address",
      "IMAGE[,ro,direct,sync,nodelete,sectorsize=L[/P],serial=S,queues=N,packed,format=F,aio=io_uring|threads]"},
     {"virtio-net", "network card; user, the default, needs no privilege",

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/uart.h"
 #include "pci/bridges.h"
 #include "util/bytes.h"
 #include "virtio/blk.h"
@@ -105,6 +106,16 @@ static int new_tap(struct pc *pc, unsigned slot, unsigned func, const char *opti
     return add_nic(pc, slot, func, true, options, why, n);
 }
 
+static int new_uart(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    struct serial *line;
+    int err = serial_open(&line, options && *options ? options : "null", pc->vm->loop, why, n);
+    if (err)
+        return err;
+    pc->has_socket |= serial_needs_network(line);
+    return pci_uart_new(&pc->pci, slot, func, line, pc->vm->loop);
+}
+
 static bool is_device(const char *spec, const char *name)
 {
     size_t len = strlen(name);
@@ -147,6 +158,7 @@ int device_new(struct pc *pc, unsigned slot, unsigned func, const char *spec, ch
         {"amd_hostbridge", amd_hostbridge_new, NULL},
         {"lpc", lpc_new, NULL},
         {"dummy", pci_dummy_new, NULL},
+        {"uart", NULL, new_uart},
         {"virtio-blk", NULL, new_blk},
         {"virtio-net", NULL, new_net},
         {"virtio-rnd", NULL, new_rnd},
@@ -189,6 +201,7 @@ void devices_settle(struct pc *pc)
 void devices_need(const struct pc *pc, struct sandbox_needs *needs)
 {
     needs->disk |= pc->has_disk;
+    needs->network |= pc->has_socket;
     for (unsigned i = 0; i < pc->nvirtio; i++) {
         needs->network |= blk_needs_network(pc->virtio[i]);
         nic_needs(pc->virtio[i], needs);

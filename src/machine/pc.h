@@ -52,7 +52,7 @@ struct pc {
     struct pci_bus pci;
     struct virtio_dev *virtio[PCI_SLOTS * PCI_FUNCS]; /* in no order; the bus owns them */
     unsigned nvirtio;
-    bool has_disk;
+    bool has_disk, has_socket; /* has_socket: a serial port on PCI with a line that accepts connections */
 
     /* Wires with several sources: see enum pc_source in pc.c. */
     struct irq_or isa[PC_ISA_IRQS], pic_pin[PC_ISA_IRQS], ioapic_pin[IOAPIC_PINS];

@@ -342,7 +342,7 @@ static void uart_write(void *dev, uint64_t off, unsigned size, uint64_t val)
     pthread_mutex_unlock(u->lock);
 }
 
-static const struct io_ops uart_ops = {.read = uart_read, .write = uart_write, .sizes = 1};
+const struct io_ops uart_ops = {.read = uart_read, .write = uart_write, .sizes = 1};
 
 /* ---- the backend's side, on the loop's thread ------------------------------------------------------------------- */
 
@@ -389,7 +389,9 @@ int uart_init(struct uart *u, struct bus *pio, uint16_t base, struct irq_line ir
     *u = (struct uart){.pio = pio, .base = base, .irq = irq, .serial = backend, .lock = lock};
     timer_init(&u->rx_timer, loop, lock, on_timeout, u);
     state_reset(&uart_desc, &u->s);
-    int err = bus_add(pio, &(struct io_range){.base = base, .len = 8, .ops = &uart_ops, .dev = u, .name = "uart"});
+    int err = 0;
+    if (pio)
+        err = bus_add(pio, &(struct io_range){.base = base, .len = 8, .ops = &uart_ops, .dev = u, .name = "uart"});
     if (err)
         return err;
     if (backend) {
@@ -401,7 +403,8 @@ int uart_init(struct uart *u, struct bus *pio, uint16_t base, struct irq_line ir
 
 void uart_fini(struct uart *u)
 {
-    bus_remove(u->pio, u->base, u);
+    if (u->pio)
+        bus_remove(u->pio, u->base, u);
     if (u->serial)
         serial_attach(u->serial, NULL, NULL);
     pthread_mutex_lock(u->lock);

@@ -1,6 +1,7 @@
 /*
  * A 16550A UART (National Semiconductor PC16550D data sheet) on a PC's COM
- * port: com1..com4 are 0x3f8/IRQ 4, 0x2f8/IRQ 3, 0x3e8/IRQ 4, 0x2e8/IRQ 3.
+ * port: com1..com4 are 0x3f8/IRQ 4, 0x2f8/IRQ 3, 0x3e8/IRQ 4, 0x2e8/IRQ 3. Or in
+ * a BAR, with PCI's wire.
  */
 #ifndef XHYVE_SERIAL_UART_H
 #define XHYVE_SERIAL_UART_H
@@ -36,7 +37,13 @@ struct uart {
     struct timer rx_timer;
 };
 
-/* backend may be NULL: output vanishes. 0 or -errno (-EEXIST: the ports are taken). Main thread. */
+/* Its registers, 8 bytes, for who shows them elsewhere; the device is a struct uart. */
+extern const struct io_ops uart_ops;
+
+/*
+ * pio NULL: the caller gives the registers a place. backend may be NULL: output
+ * vanishes. 0 or -errno (-EEXIST: the ports are taken). Main thread.
+ */
 int uart_init(struct uart *, struct bus *pio, uint16_t base, struct irq_line irq, struct serial *backend, struct loop *,
               pthread_mutex_t *lock);
 void uart_fini(struct uart *); /* before serial_close() of its backend */
