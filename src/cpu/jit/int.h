@@ -84,6 +84,7 @@ struct jit_slow {
     uint64_t rip;   /* of the instruction */
     uint16_t size;
     uint8_t align;
+    uint8_t lin; /* host register of the address: r15 or a guest's */
     bool write, live, grouped;
     uint32_t class;
     int recent;    /* entry of jit_tables.recent, or -1: the hot part looks into the TLB; then, */
@@ -298,8 +299,11 @@ void tr_store_guest(struct tr *, unsigned guest, unsigned host);
 
 /* Behind the jump to a cold part: calls a stub that emit_call_back() made, and goes on where it says. */
 void tr_call_back(struct tr *, uint32_t stub, const struct jit_slow *);
-/* The entry's offset in the table at tlb to rcx, its first word to r10; and the comparison: "above" is a miss. */
-void tlb_look(struct emit *, int32_t tlb);
+/*
+ * For the address in host register lin: its entry's offset in the table at tlb to rcx, its first word to r10; and, with
+ * the address added to that, the comparison: "above" is a miss.
+ */
+void tlb_look(struct emit *, unsigned lin, int32_t tlb);
 void tlb_fits(struct emit *, unsigned size);
 
 /* recent.c: an entry of jit_tables.recent for the current instruction, -1: none; the check; what its miss does. */

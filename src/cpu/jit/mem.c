@@ -5,7 +5,8 @@
  * One comparison answers tag, permission, page crossing and canonical form.
  * The two shapes of the check differ in what they do to the arithmetic flags;
  * after both the operand is at [r10 + r15], r15 being the linear address and
- * r10 the host's address minus that, and rcx is free.
+ * r10 the host's address minus that, and rcx is free. An address that is just
+ * what a guest's register holds stays there, and r15 is set in the cold path.
  *
  * Accesses of a block that lie close together (elide.c) share one check: the
  * first one's, which covers them all, leaves r10 in the context for the others.
@@ -82,13 +83,27 @@ static void address(struct tr *t, const ZydisDecodedOperand *o, int64_t extra)
     }
 }
 
+/* The same, but what stands in a host register as it is stays there: which one. */
+static unsigned address_anywhere(struct tr *t, const ZydisDecodedOperand *o, int64_t extra)
+{
+    bool plain = t->in->z.address_width == 64 && o->mem.base >= ZYDIS_REGISTER_RAX &&
+                 o->mem.base <= ZYDIS_REGISTER_R15 && o->mem.index == ZYDIS_REGISTER_NONE && !has_segment(o) &&
+                 (o->mem.disp.has_displacement ? o->mem.disp.value : 0) + extra == 0;
+    int h = plain ? host_of((unsigned)(o->mem.base - ZYDIS_REGISTER_RAX)) : H_NONE;
+    if (h != H_NONE)
+        return (unsigned)h;
+    address(t, o, extra);
+    return H_15;
+}
+
 void tr_ea(struct tr *t, const ZydisDecodedOperand *o) { address(t, o, 0); }
 
-static struct jit_slow *new_slow(struct tr *t, unsigned size, bool write, unsigned align)
+static struct jit_slow *new_slow(struct tr *t, unsigned lin, unsigned size, bool write, unsigned align)
 {
     struct jit_slow *s = &t->slow[t->nslow++];
     *s = (struct jit_slow){.retry = t->e.p,
                            .rip = t->rip,
+                           .lin = (uint8_t)lin,
                            .size = (uint16_t)size,
                            .write = write,
                            .live = t->live_in != 0,
@@ -102,10 +117,10 @@ static struct jit_slow *new_slow(struct tr *t, unsigned size, bool write, unsign
 static void check_live(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned size, unsigned align)
 {
     struct emit *e = &t->e;
-    e_pext(e, H_10, H_15, CTX(words.index_mask));
+    e_pext(e, H_10, s->lin, CTX(words.index_mask));
     e_lea(e, H_10, at_index(H_10, H_10, 0, 0));
     e_load(e, H_CX, at_index(H_CTX, H_10, 3, tlb));
-    e_lea(e, H_CX, at_index(H_CX, H_15, 0, align > 1 ? 0 : (int32_t)size - 1));
+    e_lea(e, H_CX, at_index(H_CX, s->lin, 0, align > 1 ? 0 : (int32_t)size - 1));
     e_pext(e, H_CX, H_CX, CTX(words.page_mask[align > 1 ? __builtin_ctz(align) : 0]));
     uint8_t *hit = e_jrcxz(e);
     s->jump = e_jmp32(e);
@@ -113,9 +128,9 @@ static void check_live(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned s
     e_load(e, H_10, at_index(H_CTX, H_10, 3, tlb + 8));
 }
 
-void tlb_look(struct emit *e, int32_t tlb)
+void tlb_look(struct emit *e, unsigned lin, int32_t tlb)
 {
-    e_rorx32(e, H_CX, H_15, 8);
+    e_rorx32(e, H_CX, lin, 8);
     e8(e, 0x81); /* and ecx, 16 * (TLB_ENTRIES - 1) */
     e8(e, 0xe1);
     e32(e, 16 * (TLB_ENTRIES - 1));
@@ -134,8 +149,8 @@ void tlb_fits(struct emit *e, unsigned size)
 static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned size, unsigned align)
 {
     struct emit *e = &t->e;
-    tlb_look(e, tlb);
-    e_op_rr(e, true, 0x01, H_15, H_10); /* add r10, r15 */
+    tlb_look(e, s->lin, tlb);
+    e_op_rr(e, true, 0x01, s->lin, H_10); /* add r10, lin */
     if (align > 1) {
         e8(e, 0x49); /* test r10, ~0xfff | (align - 1) */
         e8(e, 0xf7);
@@ -149,15 +164,16 @@ static void check_dead(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned s
     e_load(e, H_10, at_index(H_CTX, H_CX, 0, tlb + 8));
 }
 
-static struct jit_slow *check(struct tr *t, unsigned size, bool write, unsigned align)
+/* Of the access at the address in host register lin: H_15 or a guest's. */
+static struct jit_slow *check(struct tr *t, unsigned lin, unsigned size, bool write, unsigned align)
 {
     int32_t tlb = tlb_offset(t->class, write);
     if (t->jit->opt.slow) { /* by way of the cold path, whatever the TLB holds */
-        struct jit_slow *first = new_slow(t, size, write, align);
+        struct jit_slow *first = new_slow(t, lin, size, write, align);
         first->jump = e_jmp32(&t->e);
         first->retry = t->e.p;
     }
-    struct jit_slow *s = new_slow(t, size, write, align);
+    struct jit_slow *s = new_slow(t, lin, size, write, align);
     if (s->live)
         check_live(t, s, tlb, size, align);
     else if (align <= 1 && (s->recent = recent_entry(t, size, write)) >= 0)
@@ -169,7 +185,7 @@ static struct jit_slow *check(struct tr *t, unsigned size, bool write, unsigned 
 
 void tr_check(struct tr *t, unsigned size, bool write, unsigned align)
 {
-    check(t, size, write, align);
+    check(t, H_15, size, write, align);
     t->operand = HOST_OPERAND;
 }
 
@@ -182,14 +198,14 @@ void tr_may_bounce(struct tr *t)
 
 /* -- operands of the plan -- */
 
-/* The first of several: r15 is where the lowest one begins. */
-static void check_group(struct tr *t, const struct access *a)
+/* The first of several, the lowest of which begins at the address in lin. */
+static void check_group(struct tr *t, const struct access *a, unsigned lin)
 {
-    struct jit_slow *s = check(t, a->span, a->write, 1);
+    struct jit_slow *s = check(t, lin, a->span, a->write, 1);
     s->grouped = true;
     e_store(&t->e, H_10, CTX(words.delta[a->slot]));
     t->slots_done |= 1u << a->slot;
-    t->operand = at_index(H_10, H_15, 0, a->above);
+    t->operand = at_index(H_10, (int)lin, 0, a->above);
 }
 
 static bool checked_before(const struct tr *t, const struct access *a) { return t->slots_done >> a->slot & 1; }
@@ -198,15 +214,15 @@ void tr_operand(struct tr *t, const ZydisDecodedOperand *o, bool write)
 {
     const struct access *a = &t->access[t->index][0];
     if (a->slot < 0) {
-        address(t, o, 0);
-        tr_check(t, o->size / 8, write, 1);
+        unsigned lin = address_anywhere(t, o, 0);
+        check(t, lin, o->size / 8, write, 1);
+        t->operand = at_index(H_10, (int)lin, 0, 0);
         if (!write)
             tr_may_bounce(t);
         return;
     }
     if (!checked_before(t, a)) {
-        address(t, o, -(int64_t)a->above);
-        check_group(t, a);
+        check_group(t, a, address_anywhere(t, o, -(int64_t)a->above));
         return;
     }
     bool simple = !t->code32 && o->mem.base >= ZYDIS_REGISTER_RAX && o->mem.base <= ZYDIS_REGISTER_R15 &&
@@ -227,7 +243,7 @@ void tr_stack(struct tr *t, int32_t disp, bool write)
         tr_check(t, t->word, write, 1);
     } else if (!checked_before(t, a)) {
         e_op_mem(&t->e, !t->code32, 0x8d, H_15, at(G_SP, disp - a->above));
-        check_group(t, a);
+        check_group(t, a, H_15);
     } else {
         e_load(&t->e, H_10, CTX(words.delta[a->slot]));
         t->operand = at_index(H_10, G_SP, 0, disp);
@@ -259,6 +275,8 @@ void tr_slow_paths(struct tr *t)
     for (unsigned i = 0; i < t->nslow; i++) {
         struct jit_slow *s = &t->slow[i];
         e_join32(s->jump, t->e.p);
+        if (s->lin != H_15)
+            e_mov(&t->e, H_15, s->lin);
         if (s->recent >= 0)
             recent_miss(t, s);
         tr_call_back(t, t->jit->fill[s->class][s->write], s);

@@ -78,7 +78,7 @@ void recent_check(struct tr *t, struct jit_slow *s)
     struct emit *e = &t->e;
     unsigned i = s->recent;
     e_load(e, H_10, RECENT_PAGE(neg_page, i));
-    e_op_rr(e, true, 0x01, H_15, H_10);              /* add r10, r15 */
+    e_op_rr(e, true, 0x01, s->lin, H_10);            /* add r10, lin */
     e_op_mem(e, true, 0x3b, H_10, RECENT(limit, i)); /* cmp r10, [limit] */
     s->jump = e_jcc32(e, CC_AE);
     e_load(e, H_10, RECENT_PAGE(delta, i));
@@ -96,7 +96,7 @@ void recent_miss(struct tr *t, struct jit_slow *s)
     unsigned i = s->recent;
     int32_t tlb = tlb_offset(s->class, s->write);
     s->retry = e->p;
-    tlb_look(e, tlb);
+    tlb_look(e, H_15, tlb);
     e_op_rr(e, true, 0x01, H_15, H_10); /* add r10, r15 */
     tlb_fits(e, s->size);
     uint8_t *miss = e_jcc32(e, CC_A);

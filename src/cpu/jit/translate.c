@@ -100,6 +100,23 @@ static uint8_t *guard(struct tr *t, uint64_t lin, uint32_t id)
     return away;
 }
 
+/* Away, if somebody wants the CPU. Where the block needs no flags, by a comparison, which no loop feels. */
+static uint8_t *unless_wanted(struct tr *t)
+{
+    struct emit *e = &t->e;
+    if (t->jit->opt.flags && !t->live_flags[0]) {
+        e_op_mem(e, false, 0x83, 7, CTX(exit_request)); /* cmp dword [exit_request], 0 */
+        e8(e, 0);
+        return e_jcc32(e, CC_NE);
+    }
+    e_load32(e, H_CX, CTX(exit_request));
+    uint8_t *unwanted = e_jrcxz(e);
+    uint8_t *away = e_jmp32(e);
+    e_join8(unwanted, e->p);
+    return away;
+}
+
+/* The guards keep the flags in any case: behind one that fails is other code than this block's, which may need them. */
 static void entries(struct tr *t)
 {
     struct emit *e = &t->e;
@@ -110,10 +127,7 @@ static void entries(struct tr *t)
     if (b->id2)
         t->away[t->naway++] = guard(t, (b->rip >> 12) + 1, b->id2);
     b->checked = jit_offset(t->jit, e->p);
-    e_load32(e, H_CX, CTX(exit_request));
-    uint8_t *unwanted = e_jrcxz(e);
-    t->away[t->naway++] = e_jmp32(e);
-    e_join8(unwanted, e->p);
+    t->away[t->naway++] = unless_wanted(t);
     b->body = jit_offset(t->jit, e->p);
 }
 
