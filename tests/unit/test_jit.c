@@ -374,8 +374,8 @@ static void lockstep_finds_wrong_flags(void **state)
 static void lockstep_finds_a_wrong_store(void **state)
 {
     static const uint8_t code[] = {0x89, 0x07, 0x90, 0xf4}; /* mov [rdi], eax; nop; hlt */
-    static const uint8_t old[] = {0x41, 0x89, 0x04, 0x3a}; /* mov [r10 + rdi], eax */
-    static const uint8_t new[] = {0x41, 0x89, 0x24, 0x3a}; /* esp */
+    static const uint8_t old[] = {0x41, 0x89, 0x04, 0x3a};  /* mov [r10 + rdi], eax */
+    static const uint8_t new[] = {0x41, 0x89, 0x24, 0x3a};  /* esp */
     assert_true(lockstep_finds(*state, code, sizeof code, old, new, 4));
 }
 
