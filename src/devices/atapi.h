@@ -68,10 +68,14 @@ struct atapi_request {
 
     /* The drive's while it is under way. */
     struct {
-        uint64_t pos, skip; /* of the data area: where the next byte goes, iovec and bytes in it */
-        unsigned at;
-        uint32_t lba, left; /* sectors */
-        uint8_t fields;     /* of each sector, READ CD */
+        uint64_t room;   /* bytes of the data area that are left, */
+        unsigned at;     /* from this iovec on, */
+        size_t skip;     /* and from this byte in it */
+        uint32_t lba;    /* the next sector, */
+        uint32_t left;   /* and how many from there */
+        uint32_t piece;  /* of these are being read now, */
+        bool bounced;    /* into the bounce buffer */
+        unsigned fields; /* of each sector, for the data area */
     } work;
 };
 
@@ -85,7 +89,7 @@ struct atapi_state {
     bool tray_open;
     bool prevented;            /* PREVENT ALLOW MEDIUM REMOVAL */
     uint8_t media_event;       /* for GET EVENT STATUS NOTIFICATION: 0 none, 1 eject request, 2 new, 3 removal */
-    uint32_t sectors;          /* of the medium the drive last told of; 0: none */
+    uint32_t sectors;          /* of the medium when the state was saved; 0: none */
     uint16_t speed;            /* SET CD SPEED: kB/s */
     uint8_t page_recovery[10]; /* mode page 01h behind its header, as MODE SELECT left it */
     uint8_t page_audio[14];    /* 0Eh */
@@ -94,12 +98,15 @@ struct atapi_state {
 struct atapi {
     struct atapi_state s;
     char serial[ATAPI_SERIAL_LEN + 1];
-    struct disk *medium;           /* in the tray, open or shut; NULL: none */
-    struct atapi_request *request; /* under way */
-    bool aborting;
+    struct disk *medium; /* in the tray, open or shut; NULL: none */
+    uint32_t sectors;    /* of it */
+    struct atapi_request *request;
+    enum { ATAPI_NEW, ATAPI_READING, ATAPI_ENDED } phase; /* of the request */
+    enum { ATAPI_GO_ON, ATAPI_WAS_RESET, ATAPI_WAS_OPENED } stop;
+    bool settling;
     struct disk_req read;
     struct iovec piece[ATAPI_IOVECS];
-    uint8_t *bounce; /* sectors that do not go straight to the data area */
+    uint8_t *bounce; /* for sectors that do not go straight to the data area */
     struct log_limit log;
 };
 
