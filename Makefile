@@ -6,7 +6,8 @@
 #   make check-kvm    those that need KVM, in a machine whose AMD-V is emulated
 #   make check-long   the tests that take an hour
 #   make soak         an hour of real programs on 2 vCPUs (MINUTES=60)
-#   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h)
+#   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h;
+#                     BENCH_IO="--quick", for disks and networks: bench/io -h)
 #   make bench-nested the same for KVM, in an emulated machine that has it
 #   make install      into /usr/local (PREFIX=, DESTDIR=)
 #   make format       lay the C files out anew          make tidy    have clang-tidy read them
@@ -50,6 +51,7 @@ bench:
 	@scripts/setup.sh bench || echo "bench: goes on without QEMU"
 	@$(MAKE) --no-print-directory all
 	@bench/run $(BENCH)
+	@bench/io $(BENCH_IO)
 
 bench-nested:
 	@scripts/setup.sh bench

@@ -12,6 +12,18 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def threads_seconds(pid):
+    """The same of all threads that are there, to the nanosecond: for spans that are short."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as file:
+                total += int(file.read().split()[0])
+        except OSError:  # it has ended
+            pass
+    return total / 1e9
+
+
 def overhead(pid, guest_mib):
     """Resident MiB of a process outside the mapping that holds the guest's RAM."""
     total = guest = size = 0

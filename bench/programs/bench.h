@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "marks.h"
+
 struct bench {
     unsigned percent; /* of the usual work, 1 to 1000 */
     double units;     /* how many of what the figure is for were done: calls, bytes; 1 unless the program says so */
@@ -49,13 +51,6 @@ static inline uint64_t bench_random(struct bench_random *r)
 
 /* Between 0 and 1. */
 static inline double bench_random_double(struct bench_random *r) { return (double)(bench_random(r) >> 11) * 0x1p-53; }
-
-/* A checksum, continued by one number. */
-static inline uint64_t bench_mix(uint64_t sum, uint64_t value)
-{
-    sum = (sum ^ value) * 0x9fb21c651e98df25;
-    return sum ^ (sum >> 29);
-}
 
 static inline uint64_t bench_mix_double(uint64_t sum, double value)
 {

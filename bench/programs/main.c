@@ -5,6 +5,7 @@
  *   programs list             their names
  *   programs clock            "clock SECONDS", what CLOCK_MONOTONIC says
  *   programs tsc              "tsc KHZ", the frequency of the time stamp counter, measured in 0.3 s
+ *   programs disk ...         requests to a disk (disk.c); stream, serve: a TCP connection and its other end (stream.c)
  *
  * Prints "start" when the time starts, "stop" when it ends, and then "NAME SECONDS CHECKSUM UNITS"; or "NAME lacks
  * FEATURE" if the processor cannot run it. Status 1: it failed. 2: no such program.
@@ -15,6 +16,7 @@
 #include <x86intrin.h>
 
 #include "bench.h"
+#include "traffic.h"
 
 static const struct program {
     const char *name;
@@ -167,6 +169,12 @@ int main(int argc, char **argv)
         printf("tsc %.0f\n", tsc_khz());
         return 0;
     }
+    if (!strcmp(name, "disk"))
+        return traffic_disk(argc - 2, argv + 2);
+    if (!strcmp(name, "stream"))
+        return traffic_stream(argc - 2, argv + 2);
+    if (!strcmp(name, "serve"))
+        return traffic_serve(argc - 2, argv + 2);
     if (!strcmp(name, "list")) {
         for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++)
             puts(programs[i].name);

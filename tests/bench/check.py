@@ -4,8 +4,9 @@
     tests/bench/check.py PROGRAMS     PROGRAMS: bench/programs as the project's build made it
 
 Each program must come to the same checksum in two builds (PROGRAMS, and the static one that goes into guests), which
-shows that the sum depends on no compiler and on nothing left undefined; the arithmetic of the table is given figures
-whose means, ratios and verdicts are known; and what a failed program, a wrong sum or a missing column do is looked at.
+shows that the sum depends on no compiler and on nothing left undefined; the programs that move data do so with a file
+and over the loopback, and notice what is wrong; the arithmetic of the tables is given figures whose means, ratios and
+verdicts are known; and what a failed program, a wrong sum or a missing column do is looked at.
 """
 
 import os
@@ -20,6 +21,7 @@ sys.dont_write_bytecode = True
 import catalogue  # noqa: E402
 import guests  # noqa: E402
 import table  # noqa: E402
+import traffic  # noqa: E402
 from guests import MICROVM, NATIVE, PC, XHYVE  # noqa: E402
 
 PERCENT = "3"  # of the usual work
@@ -160,12 +162,70 @@ def failures():
         yield "nonsense is refused", "nonsense" in str(error), error
 
 
+def moves(path):
+    """Requests to a file instead of a disk, and a connection to ourselves."""
+    def said(*words):
+        done = subprocess.run([path, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+                              stdin=subprocess.DEVNULL, check=False)
+        return done.returncode, done.stdout
+
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path)) as file:
+        file.truncate(4 << 20)
+        yield "a disk is filled", said("disk", file.name, "fill")[0] == 0, ""
+        for words, size in (("read random 4096 8 100", 409600), ("write random 4096 3 50", 204800),
+                            ("write onward 1048576 2 9", 9 << 20), ("read onward 1048576 1 4", 4 << 20)):
+            status, text = said("disk", file.name, *words.split())
+            found = traffic.parse("disk", text)
+            # O_DIRECT is not for every file system.
+            good = (status == 0 and found and found[1] == size) or "Invalid argument" in text
+            yield f"disk {words}", good, text
+        file.seek(12 * 4096)
+        file.write(b"x")
+        file.flush()
+        status, text = said("disk", file.name, "read", "onward", "4096", "2", "20")
+        yield "a block that is wrong is noticed", status == 1 and ("contents" in text or "Invalid argument" in text), text
+
+    server = subprocess.Popen([path, "serve", "127.0.0.1", "0"], stdout=subprocess.PIPE, text=True)
+    try:
+        port = server.stdout.readline().split()[1]
+        for way in ("send", "receive"):
+            status, text = said("stream", "127.0.0.1", port, way, "3000001")
+            found = traffic.parse("stream", text)
+            yield f"stream {way}", status == 0 and found and found[1] == 3000001, text
+    finally:
+        server.kill()
+        server.wait()
+    yield "nobody there", said("stream", "127.0.0.1", port, "send", "1")[0] == 1, ""
+
+
+def shares():
+    """The table of disks and networks."""
+    row = traffic.rows(["disk", "direct", "user"])[0]
+    for ours, theirs in ((4.0, 1.0), (1.0, 2.0), (0.1, 0.1)):
+        row.add(traffic.XHYVE, 1 / ours, 4096, 2.0)
+        row.add(traffic.QEMU, 1 / theirs, 4096, 1.0)
+    yield "medians", near(row.rate(traffic.XHYVE), 1.0) and near(row.rate(traffic.QEMU), 1.0), row.samples
+    yield "too slow, and at too much cost", row.judged() == (1.0, traffic.MISSED, 2.0, traffic.MISSED), row.judged()
+    row.samples[traffic.XHYVE] = [(0.5, 4096, 1.0)]
+    yield "met", row.judged() == (2.0, traffic.MET, 1.0, traffic.MET), row.judged()
+    row.failed = True
+    yield "failed", row.judged()[1::2] == (traffic.FAILED, ""), row.judged()
+    yield "all of it is printed", len(list(traffic.lines(traffic.rows(traffic.GROUPS)))) == 28, ""
+    yield "a line of the payload's", traffic.parse_payload("# disk a 10 5 4096 \r") == ("a", 2.0, 4096), ""
+    yield "no result", traffic.parse("disk", "disk 0.0 1") is None and traffic.parse_payload("# disk a 0 1 1") is None, ""
+    try:
+        traffic.choose("disk,nonsense")
+        yield "no such group", False, ""
+    except ValueError as error:
+        yield "no such group", "nonsense" in str(error), error
+
+
 def main():
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
     count = failed = 0
-    for part in (programs_agree(sys.argv[1]), arithmetic(), failures()):
+    for part in (programs_agree(sys.argv[1]), arithmetic(), failures(), moves(sys.argv[1]), shares()):
         for name, good, details in part:
             count += 1
             failed += not good
