@@ -60,8 +60,9 @@ static bool choose(struct soft *soft, struct rng *rng, enum fuzz_mode mode, stru
 static uint32_t flags_after(const struct insn *in, uint32_t open)
 {
     const ZydisAccessedFlags *f = in->z.cpu_flags;
+    const ZydisInstructionAttributes rep = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
     uint32_t now = open_after(in);
-    if (f && now != RFL_ARITH) /* a shift by nothing writes nothing */
+    if (f && now != RFL_ARITH && !(in->z.attributes & rep)) /* a shift by nothing, or no repetition, writes nothing */
         open &= ~(f->modified | f->set_0 | f->set_1);
     return open | now;
 }
