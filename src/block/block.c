@@ -63,7 +63,7 @@ void disk_queue(struct disk *disk, struct disk_req *req)
 {
     req->work = (struct disk_work){.disk = disk};
     disk->inflight++;
-    int error = check(disk, req);
+    int error = disk->hurry ? -EIO : check(disk, req);
     if (error || (req->op != DISK_FLUSH && !req->length))
         disk_finish(disk, req, error);
     else
@@ -84,7 +84,8 @@ static void deliver(struct disk *disk)
     struct disk_list list = disk->finished;
     disk->finished = (struct disk_list){0};
     while ((req = disk_list_take(&list))) {
-        disk->inflight--;
+        if (!--disk->inflight)
+            disk->hurry = false;
         req->done(req, req->work.error);
     }
 }
@@ -116,6 +117,16 @@ void disk_kick(struct disk *disk, uint64_t delay_ns)
     uint64_t at = os_clock_ns() + delay_ns;
     if (at < disk->kick.deadline)
         timer_set(&disk->kick, at);
+}
+
+void disk_hurry(struct disk *disk)
+{
+    if (!disk->inflight || disk->hurry)
+        return;
+    disk->hurry = true;
+    if (disk->ops->hurry)
+        disk->ops->hurry(disk);
+    disk_submit(disk);
 }
 
 unsigned disk_inflight(const struct disk *disk) { return disk->inflight; }

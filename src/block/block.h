@@ -65,7 +65,8 @@ struct disk_req {
         struct iovec *copy; /* owns `at`, once a transfer ended in the middle of an iovec */
         unsigned step;      /* which way of doing it is being tried, */
         unsigned tries;     /* and how often again */
-        uint64_t from, to;  /* the range of calls that move no data */
+        uint64_t from, to;  /* the range of calls that move no data: what is left of it */
+        struct iovec one;   /* the beginning of an iovec that is more than one call should take */
         struct disk_req *next_active, **prev_active;
         void *arg;
     } work;
@@ -150,6 +151,16 @@ const struct disk_info *disk_info(const struct disk *);
 void disk_queue(struct disk *, struct disk_req *);
 void disk_submit(struct disk *);
 unsigned disk_inflight(const struct disk *); /* requests queued whose done() has not been called */
+
+/*
+ * What is under way is to end soon, for who asked waits for that alone (a reset):
+ * what the host has not been told yet ends in -EIO, as does what is queued before
+ * the rest is through, and a server that says nothing for DISK_PATIENCE_S seconds,
+ * or is not through in DISK_MOST_PATIENCE_S, is given up: every request fails
+ * from then on. What a kernel is at, 16 MiB at most a request, is waited for.
+ */
+void disk_hurry(struct disk *);
+enum { DISK_PATIENCE_S = 5, DISK_MOST_PATIENCE_S = 20 };
 
 /* Looks anew at the size of a file or device that may have grown; disk_info() tells. 0 or -errno, and then as before. */
 int disk_refresh(struct disk *);

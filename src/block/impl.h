@@ -11,6 +11,8 @@ struct disk_ops {
     void (*submit)(struct disk *);
     /* Waits until something can be collected. */
     void (*wait)(struct disk *);
+    /* Optional. disk->hurry has been set: ends what has not begun, and sees to it that the rest ends. */
+    void (*hurry)(struct disk *);
     int (*refresh)(struct disk *); /* NULL: the size is what it is */
     void (*close)(struct disk *);  /* nothing is under way; frees the disk */
 };
@@ -26,6 +28,7 @@ struct disk {
     char *spec;
     struct disk_list finished;
     unsigned inflight;
+    bool hurry;          /* until nothing is under way: no more calls to the host, requests end in -EIO */
     bool running, again; /* in disk_submit(); it was called once more from a done() */
     struct timer kick;
 };

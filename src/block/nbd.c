@@ -75,6 +75,9 @@ struct nbd {
     uint64_t piece;
     struct disk_req *active;  /* libnbd has a piece of each */
     struct disk_list results; /* of pieces; libnbd must not be called where it reports them */
+    char *zeroes;             /* a piece of them, where the server cannot make them */
+    struct timer patience;
+    uint64_t hurried, heard; /* when; heard: of anything from the server */
 };
 
 enum step { STEP_MOVE, STEP_FLUSH };
@@ -138,7 +141,9 @@ static char *piece_memory(struct disk_req *req, uint64_t len)
 {
     uint64_t pos = req->work.pos;
 
-    for (unsigned i = 0; req->op != DISK_WRITE_ZEROES && i < req->niov; i++) {
+    if (req->op == DISK_WRITE_ZEROES)
+        return nbd_of(req)->zeroes;
+    for (unsigned i = 0; i < req->niov; i++) {
         const struct iovec *v = &req->iov[i];
         if (pos >= v->iov_len) {
             pos -= v->iov_len;
@@ -152,7 +157,7 @@ static char *piece_memory(struct disk_req *req, uint64_t len)
     }
     /* The first piece is the longest. */
     if (!req->work.arg)
-        req->work.arg = req->op == DISK_WRITE_ZEROES ? calloc(1, len) : malloc(len);
+        req->work.arg = malloc(len);
     return req->work.arg;
 }
 
@@ -186,7 +191,7 @@ static void next_piece(struct disk_req *req)
 {
     struct nbd *n = nbd_of(req);
 
-    if (n->gone) {
+    if (n->gone || n->disk.hurry) {
         finish(req, -EIO);
         return;
     }
@@ -300,6 +305,8 @@ static void ready(void *arg, int fd, unsigned events)
 
     (void)fd;
     unsigned direction = n->lib.aio_get_direction(n->h);
+    if (events & LOOP_READ)
+        n->heard = os_clock_ns();
     if (events & (LOOP_READ | LOOP_HANGUP) && direction & LIBNBD_AIO_DIRECTION_READ)
         n->lib.aio_notify_read(n->h);
     else if (events & (LOOP_WRITE | LOOP_HANGUP) && direction & LIBNBD_AIO_DIRECTION_WRITE)
@@ -320,10 +327,38 @@ static void nbd_wait(struct disk *disk)
     }
 }
 
+/* Others wait for the end of what the server has: how long is it to take? */
+static void check_patience(void *arg)
+{
+    struct nbd *n = arg;
+    uint64_t now = os_clock_ns(), silent = n->heard > n->hurried ? n->heard : n->hurried;
+
+    if (!n->disk.hurry || n->gone)
+        return;
+    if (now - silent >= DISK_PATIENCE_S * NS_PER_S) {
+        lost(n, "it does not answer, and the machine cannot wait for it");
+        disk_submit(&n->disk);
+    } else if (now - n->hurried >= DISK_MOST_PATIENCE_S * NS_PER_S) {
+        lost(n, "it takes too long, and the machine cannot wait for it");
+        disk_submit(&n->disk);
+    } else {
+        timer_set(&n->patience, now + TICK_MS * (NS_PER_S / 1000));
+    }
+}
+
+static void nbd_hurry(struct disk *disk)
+{
+    struct nbd *n = (struct nbd *)disk;
+
+    n->hurried = os_clock_ns();
+    check_patience(n);
+}
+
 static void nbd_shut(struct nbd *n, bool by_force)
 {
     enum { GOODBYE_TICKS = 10 };
 
+    timer_cancel(&n->patience);
     loop_fd_remove(n->watch);
     if (n->h && n->lib.aio_is_ready(n->h) > 0 && !n->lib.aio_disconnect(n->h, 0)) {
         for (int i = 0; i < GOODBYE_TICKS && !n->lib.aio_is_closed(n->h) && !n->lib.aio_is_dead(n->h); i++)
@@ -335,13 +370,14 @@ static void nbd_shut(struct nbd *n, bool by_force)
     if (n->lib.handle)
         dlclose(n->lib.handle);
     disk_fini(&n->disk);
+    free(n->zeroes);
     free(n);
 }
 
 static void nbd_close_disk(struct disk *disk) { nbd_shut((struct nbd *)disk, false); }
 
 static const struct disk_ops nbd_ops = {
-    .start = nbd_start, .submit = nbd_submit, .wait = nbd_wait, .close = nbd_close_disk};
+    .start = nbd_start, .submit = nbd_submit, .wait = nbd_wait, .hurry = nbd_hurry, .close = nbd_close_disk};
 
 /* ---- opening ---- */
 
@@ -428,6 +464,11 @@ static int describe(struct nbd *n, const struct disk_options *o, char *why, size
     n->can_flush = lib->can_flush(n->h) > 0;
     n->can_fua = lib->can_fua(n->h) > 0;
     n->can_zero = lib->can_zero(n->h) > 0;
+    if (!n->can_zero && !o->ro) {
+        n->zeroes = calloc(1, n->piece);
+        if (!n->zeroes)
+            return disk_error(-ENOMEM, why, len, "disk '%s': out of memory", n->disk.spec);
+    }
     info->ro = o->ro;
     info->writeback = !o->ro && !o->sync && n->can_flush;
     info->discard = !o->ro && !o->nodelete && lib->can_trim(n->h) > 0;
@@ -454,6 +495,7 @@ static int open_with(int fd, struct nbd_server *server, const char *spec, const 
         return disk_error(-ENOMEM, why, len, "disk '%s': out of memory", spec);
     }
     n->server = server;
+    timer_init(&n->patience, loop, NULL, check_patience, n);
     if (!load(&n->lib)) {
         error = disk_error(-ENOENT, why, len,
                            "disk '%s' needs libnbd, which cannot be loaded: install Debian's libnbd0", spec);

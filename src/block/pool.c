@@ -97,6 +97,15 @@ void pool_wait(struct pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
+struct disk_list pool_take_back(struct pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    struct disk_list list = p->todo;
+    p->todo.first = NULL;
+    pthread_mutex_unlock(&p->lock);
+    return list;
+}
+
 int pool_new(int fd, unsigned threads, struct loop *loop, struct disk *disk, struct pool **out)
 {
     int error = -ENOMEM;

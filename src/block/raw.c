@@ -136,8 +136,12 @@ static void raw_close(struct disk *disk)
     free(r);
 }
 
-static const struct disk_ops raw_ops = {
-    .start = raw_start, .submit = raw_submit, .wait = raw_wait, .refresh = raw_refresh, .close = raw_close};
+static const struct disk_ops raw_ops = {.start = raw_start,
+                                        .submit = raw_submit,
+                                        .wait = raw_wait,
+                                        .hurry = raw_hurry,
+                                        .refresh = raw_refresh,
+                                        .close = raw_close};
 
 /* ---- opening ---- */
 

@@ -46,6 +46,7 @@ void raw_start(struct disk *, struct disk_req *);
 void raw_io(const struct disk_req *, struct host_io *);
 void raw_result(struct disk_req *, int64_t result); /* bytes or 0, or -errno */
 void raw_refill(struct disk *);                     /* there may be room in the ring for those who wait */
+void raw_hurry(struct disk *);
 
 /* hostfile.c: the host's calls, and what it tells of a file. */
 int64_t host_call(int fd, const struct host_io *); /* any thread; waits */
@@ -78,6 +79,7 @@ int pool_new(int fd, unsigned threads, struct loop *, struct disk *, struct pool
 void pool_add(struct pool *, struct disk_req *);
 void pool_collect(struct pool *);
 void pool_wait(struct pool *);
+struct disk_list pool_take_back(struct pool *); /* what no thread has begun */
 void pool_free(struct pool *);
 
 #endif

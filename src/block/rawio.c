@@ -38,6 +38,11 @@ struct bounce {
 };
 
 enum { BOUNCE_MAX = 256 << 10, MOST_IOVECS = 1024, MOST_TRIES = 100 };
+/*
+ * Of one call, bytes: nobody can call back what a kernel has begun, and a reset waits for it. Where zeroes may have to
+ * be written one by one it is less than where space is only given back.
+ */
+enum { MOST_MOVED = 16 << 20, MOST_BLANKED = 64 << 20, MOST_FREED = 1 << 30 };
 
 static struct raw *raw_of(const struct disk_req *req) { return (struct raw *)req->work.disk; }
 
@@ -46,6 +51,26 @@ static bool writes(const struct disk_req *req) { return req->op != DISK_READ && 
 static bool wants_sync(const struct disk_req *req) { return raw_of(req)->sync || req->flags & DISK_FUA; }
 
 /* ---- what to ask the host ---- */
+
+/* How many iovecs a call takes. */
+static unsigned call_iovecs(const struct disk_work *w)
+{
+    uint64_t bytes = 0;
+    unsigned n = 0;
+
+    while (n < w->nat && n < MOST_IOVECS && bytes + w->at[n].iov_len <= MOST_MOVED)
+        bytes += w->at[n++].iov_len;
+    return n;
+}
+
+/* Where a call that moves no data ends; at a multiple of what it may do at most, so that it cuts no block of the host. */
+static uint64_t call_end(const struct disk_work *w)
+{
+    uint64_t most = w->step == STEP_BLANK ? MOST_BLANKED : MOST_FREED;
+    uint64_t end = align_down(w->from, most) + most;
+
+    return end < w->to ? end : w->to;
+}
 
 void raw_io(const struct disk_req *req, struct host_io *io)
 {
@@ -58,8 +83,12 @@ void raw_io(const struct disk_req *req, struct host_io *io)
     *io = (struct host_io){.dsync = writes(req) && wants_sync(req)};
     if (w->step == STEP_MOVE) {
         io->op = req->op == DISK_READ ? HOST_READ : HOST_WRITE;
+        io->niov = call_iovecs(w);
         io->iov = w->at;
-        io->niov = w->nat < MOST_IOVECS ? w->nat : MOST_IOVECS;
+        if (!io->niov) { /* the first one alone is too much */
+            io->iov = &w->one;
+            io->niov = 1;
+        }
         io->offset = req->offset + w->pos;
     } else if (w->step == STEP_BOUNCE) {
         const struct bounce *b = w->arg;
@@ -70,15 +99,24 @@ void raw_io(const struct disk_req *req, struct host_io *io)
     } else {
         io->op = plain[w->step];
         io->offset = w->from;
-        io->length = w->to - w->from;
+        io->length = call_end(w) - w->from;
     }
 }
+
+static void finish(struct disk_req *req, int error);
 
 static void issue(struct disk_req *req)
 {
     struct raw *r = raw_of(req);
+    struct disk_work *w = &req->work;
     struct host_io io;
 
+    if (r->disk.hurry) {
+        finish(req, -EIO);
+        return;
+    }
+    if (w->step == STEP_MOVE && w->nat)
+        w->one = (struct iovec){.iov_base = w->at->iov_base, .iov_len = MOST_MOVED};
     raw_io(req, &io);
     if (!r->ring || !ring_can(&io))
         pool_add(r->pool, req);
@@ -306,6 +344,24 @@ static void begin(struct disk_req *req)
     issue(req);
 }
 
+static void end_all(struct disk_list list)
+{
+    for (struct disk_req *req; (req = disk_list_take(&list));)
+        finish(req, -EIO);
+}
+
+void raw_hurry(struct disk *disk)
+{
+    struct raw *r = (struct raw *)disk;
+    struct disk_list blocked = r->blocked, waiting = r->waiting;
+
+    r->blocked.first = r->waiting.first = NULL;
+    end_all(blocked); /* first: the end of others would let them begin */
+    end_all(waiting);
+    if (r->pool)
+        end_all(pool_take_back(r->pool));
+}
+
 void raw_start(struct disk *disk, struct disk_req *req)
 {
     struct raw *r = (struct raw *)disk;
@@ -359,6 +415,7 @@ static void other_zeroes(struct disk_req *req)
     struct disk_work *w = &req->work;
 
     if (w->step != STEP_PUNCH) {
+        w->pos = w->from - req->offset; /* the beginning may have gone well */
         bounce_start(req);
         return;
     }
@@ -402,7 +459,10 @@ void raw_result(struct disk_req *req, int64_t result)
         move_result(req, (uint64_t)result);
     else if (w->step == STEP_BOUNCE)
         bounce_result(req, (uint64_t)result);
-    else if (req->op == DISK_WRITE_ZEROES && wants_sync(req)) {
+    else if (call_end(w) < w->to) {
+        w->from = call_end(w);
+        issue(req);
+    } else if (req->op == DISK_WRITE_ZEROES && wants_sync(req)) {
         w->step = STEP_SYNC;
         issue(req);
     } else

@@ -7,12 +7,21 @@
 #include <string.h>
 
 #include "devices/uart.h"
+#include "os/clock.h"
 #include "pci/bridges.h"
 #include "util/bytes.h"
+#include "util/log.h"
 #include "virtio/blk.h"
 #include "virtio/net.h"
 #include "virtio/pci.h"
 #include "virtio/rnd.h"
+
+/*
+ * What a device has begun on the host it ends before the machine is built anew
+ * or freed. A host that does not get to an end (a network file system without a
+ * server) gets as long; a reset may have a slow disk's cache to write.
+ */
+enum { SETTLE_S = 60, STOP_S = 25, SETTLE_TICK_NS = 20000000 };
 
 #define DEFAULT_QUEUES 8 /* of a disk, or as many as there are vCPUs */
 
@@ -192,10 +201,24 @@ int devices_started(struct pc *pc)
     return err;
 }
 
-void devices_settle(struct pc *pc)
+static int too_long(const char *name, unsigned seconds)
 {
+    log_error("%s: its requests to the host have not ended for %u s", name, seconds);
+    return -ETIMEDOUT;
+}
+
+int devices_settle(struct pc *pc, const bool *quit)
+{
+    uint64_t end = os_clock_ns() + SETTLE_S * NS_PER_S;
     for (unsigned i = 0; i < pc->nvirtio; i++)
-        virtio_wait(pc->virtio[i]);
+        for (uint64_t now; virtio_wait_until(pc->virtio[i], (now = os_clock_ns()) + SETTLE_TICK_NS);) {
+            (void)loop_turn(pc->vm->loop, 0); /* signals */
+            if (*quit)
+                return -ECANCELED;
+            if (now > end)
+                return too_long(pc->virtio[i]->ops->name, SETTLE_S);
+        }
+    return 0;
 }
 
 void devices_need(const struct pc *pc, struct sandbox_needs *needs)
@@ -208,10 +231,17 @@ void devices_need(const struct pc *pc, struct sandbox_needs *needs)
     }
 }
 
-void devices_stop(struct pc *pc)
+int devices_stop(struct pc *pc)
 {
+    uint64_t end = os_clock_ns() + STOP_S * NS_PER_S;
+    int err = 0;
     for (unsigned i = 0; i < pc->nvirtio; i++) {
         virtio_pci_set_events(pc->virtio[i], NULL);
-        virtio_stop(pc->virtio[i]);
+        if (io_thread_running(pc->virtio[i]->io))
+            virtio_reset(pc->virtio[i]); /* all are told before any is waited for */
     }
+    for (unsigned i = 0; i < pc->nvirtio; i++)
+        if (virtio_stop_by(pc->virtio[i], end))
+            err = too_long(pc->virtio[i]->ops->name, STOP_S);
+    return err;
 }

@@ -16,11 +16,15 @@ int devices_print_macs(const struct vm_config *, char *why, size_t n);
 
 /* The accelerator has its VM now: events instead of exits, where it has them. 0 or -errno. vCPUs parked. */
 int devices_started(struct pc *);
-/* After the bus's reset: waits until no device writes to guest memory any more. vCPUs parked. */
-void devices_settle(struct pc *);
+/*
+ * After the bus's reset: waits until no device writes to guest memory any more,
+ * and serves the VM's loop meanwhile. vCPUs parked, main thread. 0; -ECANCELED:
+ * *quit became true; -ETIMEDOUT, said in a line: a device does not end what it is at.
+ */
+int devices_settle(struct pc *, const bool *quit);
 /* Adds what the devices need of the host while the guest runs. */
 void devices_need(const struct pc *, struct sandbox_needs *);
-/* Ends the devices' threads. vCPUs parked for good. */
-void devices_stop(struct pc *);
+/* Ends the devices' threads. vCPUs parked for good. 0; -ETIMEDOUT, said in a line: one goes on, and the machine cannot be freed. */
+int devices_stop(struct pc *);
 
 #endif

@@ -41,6 +41,15 @@ struct machine {
     char why[512];
 };
 
+/*
+ * Bounds on what comes between the guest and its end, over those that devices
+ * have (machine/devices.c): until it runs again after a reset, and until the
+ * process is gone.
+ */
+enum { RESTART_S = 90, END_S = 60 };
+
+static int error_status(const struct vm_config *c) { return c->bhyve_exit_codes ? 4 : 1; }
+
 /* -- accelerator -- */
 
 static const struct accel_ops *choose_accel(const struct vm_config *c)
@@ -289,9 +298,23 @@ static int set_up(struct machine *m)
     return err;
 }
 
+static void remove_pid_file(struct machine *m)
+{
+    if (m->pid_file_fd < 0)
+        return;
+    close(m->pid_file_fd);
+    unlink(m->config->pid_file);
+}
+
 static void tear_down(struct machine *m)
 {
-    pc_stop(m->pc);
+    signals_deadline(END_S);
+    if (pc_stop(m->pc)) { /* what a device writes to, and its thread runs on, cannot be taken away */
+        pc_abandon(m->pc);
+        remove_pid_file(m);
+        tty_restore();
+        _exit(error_status(m->config));
+    }
     if (m->vm)
         vm_join(m->vm);
     if (m->accel && m->accel->vm_close)
@@ -300,22 +323,21 @@ static void tear_down(struct machine *m)
     vm_free(m->vm);
     if (m->files_open)
         firmware_close(&m->firmware);
-    if (m->pid_file_fd >= 0) {
-        close(m->pid_file_fd);
-        unlink(m->config->pid_file);
-    }
+    remove_pid_file(m);
 }
 
 /* -- running -- */
 
 static int restart(struct machine *m)
 {
-    pc_reset(m->pc);
+    int err = pc_reset(m->pc, &m->quit);
+    if (err)
+        return err;
     mem_zero(&m->vm->mem);
     for (unsigned i = 0; i < m->vm->nvcpus; i++)
         atomic_store(&m->vm->vcpu[i]->events, 0);
     m->term_ns = 0;
-    int err = load(m);
+    err = load(m);
     if (err)
         log_error("the guest cannot be restarted: %s", m->why);
     return err;
@@ -327,6 +349,7 @@ static enum vm_stop run(struct machine *m)
     for (;;) {
         vm_resume(m->vm);
         int err = loop_run(m->vm->loop);
+        signals_deadline(RESTART_S);
         vm_pause(m->vm);
         if (err) {
             log_error("event loop: %s", strerror(-err));
@@ -340,7 +363,8 @@ static enum vm_stop run(struct machine *m)
         if (m->quit) /* came while the guest was already on its way into a reset */
             return VM_POWEROFF;
         if (restart(m))
-            return VM_ERROR;
+            return m->quit ? VM_POWEROFF : VM_ERROR;
+        signals_deadline(0);
         atomic_store(&m->vm->stop, VM_RUNNING);
     }
 }
@@ -370,8 +394,16 @@ int machine_run(const struct vm_config *config)
     }
     m->config = config;
     m->pid_file_fd = -1;
-    int status = config->bhyve_exit_codes ? 4 : 1;
+    int status = error_status(config);
     int err = set_up(m);
+    if (!err) {
+        err = signals_deadline_init(
+            "xhyve: the machine has not come to an end in time: what a device does on the host, "
+            "or a processor, does not end\n",
+            config->pid_file, status);
+        if (err)
+            snprintf(m->why, sizeof(m->why), "a timer: %s", strerror(-err));
+    }
     if (!err) {
         struct sandbox_needs needs = {.kvm = m->accel->needs_kvm};
         pc_needs(m->pc, &needs);

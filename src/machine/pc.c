@@ -554,17 +554,20 @@ int pc_new(struct pc **out, struct vm *vm, const struct vm_config *config, char 
     return 0;
 }
 
-void pc_stop(struct pc *pc)
+int pc_stop(struct pc *pc) { return pc ? devices_stop(pc) : 0; }
+
+void pc_abandon(struct pc *pc)
 {
-    if (pc)
-        devices_stop(pc);
+    for (unsigned i = 0; i < CONFIG_COM_PORTS; i++)
+        serial_close(pc->serial[i]);
+    serial_close(pc->debugcon);
 }
 
 void pc_free(struct pc *pc)
 {
     if (!pc)
         return;
-    devices_stop(pc);
+    (void)devices_stop(pc);
     if (pc->has_testdev)
         testdev_fini(&pc->testdev);
     if (pc->has_fwcfg)
@@ -594,7 +597,7 @@ void pc_free(struct pc *pc)
     free(pc);
 }
 
-void pc_reset(struct pc *pc)
+int pc_reset(struct pc *pc, const bool *quit)
 {
     for (unsigned i = 0; i < pc->vm->nvcpus; i++)
         lapic_reset(&pc->lapic[i]);
@@ -609,7 +612,9 @@ void pc_reset(struct pc *pc)
     i8042_reset(&pc->i8042);
     resetctl_reset(&pc->resetctl);
     pci_bus_reset(&pc->pci);
-    devices_settle(pc);
+    int err = devices_settle(pc, quit);
+    if (err)
+        return err;
     for (unsigned i = 0; i < CONFIG_COM_PORTS; i++)
         if (pc->has_uart[i])
             uart_reset(&pc->uart[i]);
@@ -622,9 +627,10 @@ void pc_reset(struct pc *pc)
     const struct pci_windows windows = pci_windows(pc);
     if (pci_assign_bars(&pc->pci, &windows, why, sizeof(why))) /* it could when the machine was built */
         log_error("%s", why);
-    int err = reset_accel_chips(pc);
+    err = reset_accel_chips(pc);
     if (err)
         log_error("the accelerator's interrupt controllers cannot be reset: %s", strerror(-err));
+    return 0;
 }
 
 bool pc_power_button(struct pc *pc) { return acpi_pm_power_button(&pc->acpi_pm); }

@@ -71,8 +71,13 @@ struct pc {
  * cpuid is set. 0; -errno with one line in why[n].
  */
 int pc_new(struct pc **out, struct vm *, const struct vm_config *, char *why, size_t n);
-/* Ends the devices' own threads, which would raise interrupts. vCPUs parked for good, the accelerator's VM still there. */
-void pc_stop(struct pc *);
+/*
+ * Ends the devices' own threads, which would raise interrupts. vCPUs parked for
+ * good, the accelerator's VM still there. 0; -ETIMEDOUT, said in a line: one does
+ * not end, and pc_free() is not to be called; then pc_abandon() leaves no names behind.
+ */
+int pc_stop(struct pc *);
+void pc_abandon(struct pc *);
 void pc_free(struct pc *); /* vCPU threads ended */
 
 /*
@@ -85,8 +90,11 @@ int pc_started(struct pc *);
 /* The reset state of a vCPU's local APIC, where that is the accelerator's. vCPU's thread. 0 or -errno. */
 int pc_set_lapic(struct pc *, struct vcpu *);
 
-/* Machine reset: every chip as after power-on. vCPUs stopped. */
-void pc_reset(struct pc *);
+/*
+ * Machine reset: every chip as after power-on. vCPUs stopped. 0; or what
+ * devices_settle() says, *quit among it: the machine cannot go on.
+ */
+int pc_reset(struct pc *, const bool *quit);
 
 /* True: the guest's system has been told. Any thread. */
 bool pc_power_button(struct pc *);

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "os/tty.h"
@@ -53,6 +55,49 @@ int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal), void *ar
     if (err)
         close(fd);
     return err;
+}
+
+/* As above: one process, one end of it. */
+static struct last_resort {
+    bool made;
+    timer_t timer;
+    const char *line, *remove;
+    int status;
+} last_resort;
+
+static void out_of_time(int signal_number, siginfo_t *info, void *context)
+{
+    (void)signal_number;
+    (void)context;
+    if (info->si_code != SI_TIMER) /* anybody may send the signal */
+        return;
+    tty_restore();
+    ssize_t r = write(STDERR_FILENO, last_resort.line, strlen(last_resort.line));
+    (void)r;
+    if (last_resort.remove)
+        unlink(last_resort.remove);
+    _exit(last_resort.status);
+}
+
+int signals_deadline_init(const char *line, const char *remove, int status)
+{
+    struct sigaction sa = {.sa_sigaction = out_of_time, .sa_flags = SA_SIGINFO | SA_RESTART};
+    struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 2};
+
+    sigfillset(&sa.sa_mask);
+    last_resort = (struct last_resort){.line = line, .remove = remove, .status = status};
+    if (sigaction(ev.sigev_signo, &sa, NULL) < 0 || timer_create(CLOCK_MONOTONIC, &ev, &last_resort.timer) < 0)
+        return -errno;
+    last_resort.made = true;
+    return 0;
+}
+
+void signals_deadline(unsigned seconds)
+{
+    const struct itimerspec its = {.it_value = {.tv_sec = (time_t)seconds}};
+
+    if (last_resort.made)
+        timer_settime(last_resort.timer, 0, &its, NULL);
 }
 
 static void dying(int signal_number)

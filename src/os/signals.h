@@ -16,6 +16,16 @@
 int signals_watch(struct loop *, void (*fn)(void *arg, int signal), void *arg);
 
 /*
+ * A last resort for a process whose end must come: when `seconds` have passed
+ * without another call (0: never), the terminal is restored, `line` goes to
+ * stderr, the file `remove` (NULL: none) is unlinked, and the process ends with
+ * `status`. The texts stay the caller's and must last. init: on the main thread,
+ * before the sandbox. 0 or -errno.
+ */
+int signals_deadline_init(const char *line, const char *remove, int status);
+void signals_deadline(unsigned seconds);
+
+/*
  * Every other signal that ends a process by default and can be caught, faults
  * and SIGSYS included: restore the terminal, then die of it as usual. Those
  * that are ignored remain so.

@@ -20,6 +20,13 @@
 #define HEADER_LEN 16
 #define RANGE_LEN 16 /* of DISCARD and WRITE_ZEROES */
 #define MAX_RANGES 32
+/*
+ * Bytes of all requests that the disk may have at once. What is more stays in
+ * the rings: a reset waits for what is under way, and some backends buffer it.
+ * A request that is larger goes alone. RANGES_COST is for one without data.
+ */
+#define BUDGET MiB(64)
+#define RANGES_COST MiB(1)
 
 enum feature {
     F_SEG_MAX = 2,
@@ -67,7 +74,10 @@ struct request {
     struct vq *q;
     struct request *next_free;
     struct vq_chain chain;
-    uint8_t *status;    /* where the outcome goes */
+    uint8_t *status; /* where the outcome goes */
+    uint32_t type;
+    uint64_t sector;
+    uint64_t cost;      /* of the budget */
     struct iovec *last; /* the iovec that has it, shortened for the time of a read */
     bool shortened;
     unsigned ranges, range; /* how many there are, and the one under way */
@@ -80,6 +90,9 @@ struct blk {
     char id[BLK_ID_LEN]; /* zeroes behind */
     struct request *free;
     unsigned inflight[BLK_MAX_QUEUES], total;
+    uint64_t bytes;    /* under way, of BUDGET */
+    uint64_t starving; /* bit n: queue n has requests that wait for room there */
+    unsigned turn;     /* the queue that had room last, and goes on while others wait */
     bool resetting;
     uint64_t queues_resetting; /* bit n: queue n */
 };
@@ -131,6 +144,18 @@ static void check_resets(struct blk *b, unsigned q)
     }
 }
 
+/* When there is room again, the queues that wait for it are served in turn, one at a time. */
+static void feed(struct blk *b)
+{
+    if (!b->starving || b->bytes > BUDGET / 2)
+        return;
+    do
+        b->turn = (b->turn + 1) % b->dev.nqueues;
+    while (!(b->starving >> b->turn & 1));
+    b->starving &= ~VIRTIO_BIT(b->turn);
+    virtio_kick(&b->dev, b->turn);
+}
+
 static void finish(struct request *r, enum status status)
 {
     struct blk *b = r->blk;
@@ -142,6 +167,8 @@ static void finish(struct request *r, enum status status)
     give_back(b, r);
     b->inflight[q->index]--;
     b->total--;
+    b->bytes -= r->cost;
+    feed(b);
     virtio_signal(&b->dev, q->index);
     check_resets(b, q->index);
 }
@@ -264,28 +291,42 @@ static enum status flush(struct request *r)
     return S_OK;
 }
 
-/* A request with its header: queued for the disk, or ended. */
+static void read_header(struct request *r)
+{
+    const struct vq_chain *c = &r->chain;
+    uint8_t header[HEADER_LEN];
+
+    vq_read(c, 0, header, sizeof(header));
+    r->type = get_le32(header);
+    r->sector = get_le64(header + 8);
+    switch (r->type) {
+    case T_IN: r->cost = c->wlen; break;
+    case T_OUT: r->cost = c->rlen; break;
+    case T_DISCARD:
+    case T_WRITE_ZEROES: r->cost = RANGES_COST; break;
+    default: r->cost = 0; break;
+    }
+}
+
+/* A request whose header has been read: queued for the disk, or ended. */
 static void begin(struct request *r)
 {
     struct vq_chain *c = &r->chain;
-    uint8_t header[HEADER_LEN];
     enum status status = S_OK;
     bool queued = true;
 
-    vq_read(c, 0, header, sizeof(header));
-    uint64_t sector = get_le64(header + 8);
     r->last = &c->iov[c->nr + c->nw - 1];
     r->status = (uint8_t *)r->last->iov_base + r->last->iov_len - 1;
     r->shortened = false;
     r->ranges = r->range = 0;
     r->disk.done = on_done;
-    switch (get_le32(header)) {
+    switch (r->type) {
     case T_IN:
     case T_OUT: {
-        bool write = get_le32(header) == T_OUT;
+        bool write = r->type == T_OUT;
         queued = write ? c->rlen > HEADER_LEN : c->wlen > 1; /* nothing to move is nothing to do */
         if (queued)
-            status = transfer(r, write, sector);
+            status = transfer(r, write, r->sector);
         break;
     }
     case T_FLUSH: status = flush(r); break;
@@ -309,6 +350,12 @@ static void blk_notify(struct virtio_dev *dev, unsigned index)
     struct vq *q = &dev->vq[index];
     if (b->queues_resetting >> index & 1)
         return;
+    if (b->starving && index != b->turn) { /* others have waited longer */
+        b->starving |= VIRTIO_BIT(index);
+        feed(b);
+        return;
+    }
+    bool room = true;
     vq_kicks_off(q);
     for (unsigned n = 0; n < QUEUE_SIZE; n++) { /* then others may have their turn */
         struct request *r = new_request(b);
@@ -326,13 +373,23 @@ static void blk_notify(struct virtio_dev *dev, unsigned index)
             break;
         }
         r->q = q;
+        read_header(r);
+        room = !b->bytes || b->bytes + r->cost <= BUDGET;
+        if (!room) {
+            vq_unpop(q, &r->chain);
+            give_back(b, r);
+            b->starving |= VIRTIO_BIT(index);
+            break;
+        }
         b->inflight[index]++;
         b->total++;
+        b->bytes += r->cost;
         begin(r);
     }
     disk_submit(b->disk);
-    if (vq_kicks_on(q))
+    if (room && vq_kicks_on(q))
         virtio_kick(dev, index);
+    feed(b);
 }
 
 static void blk_reset(struct virtio_dev *dev)
@@ -342,6 +399,8 @@ static void blk_reset(struct virtio_dev *dev)
     dev->config[WRITEBACK] = disk_info(b->disk)->writeback;
     pthread_mutex_unlock(&dev->lock);
     b->resetting = true;
+    b->starving = 0;
+    disk_hurry(b->disk);
     check_resets(b, 0);
 }
 
@@ -349,6 +408,8 @@ static void blk_queue_reset(struct virtio_dev *dev, unsigned q)
 {
     struct blk *b = blk_of(dev);
     b->queues_resetting |= VIRTIO_BIT(q);
+    b->starving &= ~VIRTIO_BIT(q);
+    feed(b); /* the turn may have been this queue's */
     check_resets(b, q);
 }
 

@@ -8,7 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "os/clock.h"
 #include "util/bytes.h"
 
 enum command { CMD_START = 1, CMD_RESET = 2 };
@@ -45,7 +47,11 @@ int virtio_init(struct virtio_dev *dev, const struct virtio_ops *ops, struct gue
     for (unsigned i = 0; i < nqueues; i++)
         vq_init(&dev->vq[i], mem, i, queue_size, on_broken, dev);
     pthread_mutex_init(&dev->lock, NULL);
-    pthread_cond_init(&dev->settled, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&dev->settled, &attr);
+    pthread_condattr_destroy(&attr);
     post(dev);
     return 0;
 }
@@ -66,14 +72,18 @@ int virtio_init_thread(struct virtio_dev *dev, const struct virtio_ops *ops, str
     return err;
 }
 
-void virtio_stop(struct virtio_dev *dev)
+int virtio_stop_by(struct virtio_dev *dev, uint64_t deadline_ns)
 {
     if (!io_thread_running(dev->io))
-        return;
+        return 0;
     virtio_reset(dev);
-    virtio_wait(dev);
-    io_thread_stop(dev->io);
+    int err = virtio_wait_until(dev, deadline_ns);
+    if (!err)
+        io_thread_stop(dev->io);
+    return err;
 }
+
+void virtio_stop(struct virtio_dev *dev) { (void)virtio_stop_by(dev, NO_DEADLINE); }
 
 void virtio_fini(struct virtio_dev *dev)
 {
@@ -146,13 +156,20 @@ bool virtio_busy(struct virtio_dev *dev)
     return busy;
 }
 
-void virtio_wait(struct virtio_dev *dev)
+int virtio_wait_until(struct virtio_dev *dev, uint64_t deadline_ns)
 {
+    uint64_t host = os_clock_to_host(deadline_ns);
+    const struct timespec until = {(time_t)(host / NS_PER_S), (long)(host % NS_PER_S)};
+    int err = 0;
     pthread_mutex_lock(&dev->lock);
-    while (dev->resetting || dev->queues_resetting)
-        pthread_cond_wait(&dev->settled, &dev->lock);
+    while ((dev->resetting || dev->queues_resetting) && !err)
+        err = deadline_ns == NO_DEADLINE ? pthread_cond_wait(&dev->settled, &dev->lock)
+                                         : pthread_cond_timedwait(&dev->settled, &dev->lock, &until);
     pthread_mutex_unlock(&dev->lock);
+    return -err;
 }
+
+void virtio_wait(struct virtio_dev *dev) { (void)virtio_wait_until(dev, NO_DEADLINE); }
 
 /* -- status and features -- */
 

@@ -128,8 +128,13 @@ int virtio_init(struct virtio_dev *, const struct virtio_ops *, struct guest_mem
 /* The same on an I/O thread of its own, which virtio_pci_new() starts. 0 or -errno. */
 int virtio_init_thread(struct virtio_dev *, const struct virtio_ops *, struct guest_mem *, unsigned nqueues,
                        uint16_t queue_size, unsigned config_len, uint64_t features);
-/* Resets the device and ends that thread: vCPUs are parked for good. Harmless if repeated. */
-void virtio_stop(struct virtio_dev *);
+/*
+ * Resets the device and ends that thread: vCPUs are parked for good. Harmless if
+ * repeated. 0, or -ETIMEDOUT: the device still writes to guest memory at
+ * `deadline_ns` (os_clock_ns() time), and nothing of it may be freed.
+ */
+int virtio_stop_by(struct virtio_dev *, uint64_t deadline_ns);
+void virtio_stop(struct virtio_dev *); /* the same without a deadline */
 void virtio_fini(struct virtio_dev *); /* vCPUs gone; ends the thread too */
 
 /* -- for the device, on its I/O thread -- */
@@ -159,8 +164,9 @@ void virtio_kick(struct virtio_dev *, unsigned q); /* the driver's notification;
 /* Starts a reset: of the machine, of the PCI function, or by status 0. */
 void virtio_reset(struct virtio_dev *);
 bool virtio_busy(struct virtio_dev *); /* a reset is under way */
-/* Waits for the end of resets of device and queues: never on the I/O thread, nor with a lock held. */
-void virtio_wait(struct virtio_dev *);
+/* Waits for the end of resets of device and queues: never on the I/O thread, nor with a lock held. 0 or -ETIMEDOUT. */
+int virtio_wait_until(struct virtio_dev *, uint64_t deadline_ns);
+void virtio_wait(struct virtio_dev *); /* for ever; on a vCPU's thread, or where the device is known to be well */
 
 /*
  * vCPUs stopped and the I/O thread idle. -EBUSY: a buffer or a reset is under

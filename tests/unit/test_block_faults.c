@@ -23,12 +23,17 @@ static struct {
     int64_t fail[HOST_BLANK + 1]; /* an error for every call of this kind */
     unsigned align;               /* what every transfer must have */
     unsigned misaligned, calls[HOST_BLANK + 1], dsync;
+    unsigned good; /* so many calls of a failing kind go well before */
+    uint64_t longest;
+    bool held; /* calls wait for this to end */
+    pthread_cond_t let_go;
 } host;
 
 static void reset_host(void)
 {
     memset(&host, 0, sizeof(host));
     pthread_mutex_init(&host.lock, NULL);
+    pthread_cond_init(&host.let_go, NULL);
     host.seed = 88172645463325252u;
 }
 
@@ -60,7 +65,13 @@ int64_t host_call(int fd, const struct host_io *io)
     bool moves = io->op == HOST_READ || io->op == HOST_WRITE;
     if (moves && host.align && !aligned(io))
         host.misaligned++;
-    int64_t error = host.fail[io->op];
+    int64_t error = host.calls[io->op] > host.good ? host.fail[io->op] : 0;
+    uint64_t bytes = moves ? 0 : io->length;
+    for (unsigned i = 0; moves && i < io->niov; i++)
+        bytes += io->iov[i].iov_len;
+    host.longest = bytes > host.longest ? bytes : host.longest;
+    while (host.held)
+        pthread_cond_wait(&host.let_go, &host.lock);
     pthread_mutex_unlock(&host.lock);
 
     if (error)
@@ -325,12 +336,113 @@ static void test_device_calls(void **state)
     done_with(disk);
 }
 
+/* What a guest asks for in one request the host is asked for in several calls: a reset waits for one of them at most. */
+static void test_long_requests(void **state)
+{
+    enum { LEN = 40 << 20, PART = 3 << 20 };
+    unsigned char *memory = malloc(LEN);
+    (void)state;
+
+    struct disk *disk = fresh(none, UINT64_C(5) << 30);
+    for (unsigned i = 0; i < LEN; i += 512)
+        memory[i] = (unsigned char)(i >> 9 ^ i >> 17);
+    assert_int_equal(disk_pwrite(loop, disk, memory, LEN, 512), 0);
+    assert_int_equal(host.calls[HOST_WRITE], 3);
+    memset(memory, 0, LEN);
+    struct iovec iov[] = {{memory, 512}, {memory + 512, PART}, {memory + PART + 512, LEN - PART - 512}};
+    struct one o = {.req = {.op = DISK_READ, .offset = 512, .length = LEN, .iov = iov, .niov = 3, .done = one_done}};
+    disk_queue(disk, &o.req);
+    disk_submit(disk);
+    serve(loop, &o.dones, 1);
+    for (unsigned i = 0; i < LEN; i += 512)
+        assert_int_equal(memory[i], (unsigned char)(i >> 9 ^ i >> 17));
+    assert_true(host.longest <= 16 << 20);
+    host.longest = 0;
+    if (disk_info(disk)->discard) {
+        assert_int_equal(do_one(loop, disk, DISK_DISCARD, 0, 4096, (UINT64_C(5) << 30) - 8192, NULL), 0);
+        assert_int_equal(host.calls[HOST_PUNCH], 5);
+        assert_true(host.longest <= 1 << 30);
+        assert_int_equal(disk_pread(loop, disk, memory, LEN, 4096), 0);
+        for (unsigned i = 0; i < LEN; i++)
+            assert_int_equal(memory[i], 0);
+        /* The second call is not to be had: the rest is written, and nothing before or after. */
+        memset(memory, 7, LEN);
+        assert_int_equal(disk_pwrite(loop, disk, memory, LEN, (UINT64_C(1) << 30) - LEN / 2), 0);
+        reset_host();
+        host.good = 1;
+        host.fail[HOST_PUNCH] = host.fail[HOST_ZERO] = -EOPNOTSUPP;
+        uint64_t at = (UINT64_C(1) << 30) - LEN / 4;
+        assert_int_equal(do_one(loop, disk, DISK_WRITE_ZEROES, DISK_UNMAP, at, LEN / 2, NULL), 0);
+        assert_int_equal(disk_pread(loop, disk, memory, LEN, (UINT64_C(1) << 30) - LEN / 2), 0);
+        for (unsigned i = 0; i < LEN; i++)
+            assert_int_equal(memory[i], i < LEN / 4 || i >= LEN / 4 * 3 ? 7 : 0);
+    }
+    done_with(disk);
+    free(memory);
+}
+
+/* In a hurry only what the host has been told goes on, and no part of a request begins. */
+static void test_hurry(void **state)
+{
+    enum { N = 40, PIECES = 512, PIECE = 1 << 20 };
+    static struct one ones[N];
+    static struct iovec iov[PIECES];
+    unsigned char *memory = malloc(PIECE);
+    (void)state;
+
+    struct disk *disk = fresh(none, UINT64_C(1) << 30);
+    disk_hurry(disk); /* nothing is under way: it means nothing */
+    assert_int_equal(disk_pwrite(loop, disk, memory, 512, 0), 0);
+    for (unsigned i = 0; i < PIECES; i++)
+        iov[i] = (struct iovec){memory, PIECE};
+    for (unsigned align = 1; align <= 4096; align += 4095) { /* the second time, through buffers */
+        ((struct raw *)disk)->file_align = align;
+        host.held = true;
+        memset(host.calls, 0, sizeof(host.calls));
+        for (unsigned i = 0; i < N; i++) {
+            ones[i] = (struct one){.req = {.op = i % 4 ? DISK_READ : DISK_WRITE,
+                                           .offset = 512,
+                                           .length = (uint64_t)PIECES * PIECE,
+                                           .iov = iov,
+                                           .niov = PIECES,
+                                           .done = one_done}};
+            disk_queue(disk, &ones[i].req);
+        }
+        disk_submit(disk);
+        while (host.calls[HOST_READ] + host.calls[HOST_WRITE] < 8) /* as many as there are threads */
+            sched_yield();
+        disk_hurry(disk);
+        int ended = 0;
+        for (unsigned i = 0; i < N; i++)
+            ended += ones[i].dones;
+        assert_int_equal(ended, N - 8);
+        struct one late = {.req = {.op = DISK_FLUSH, .done = one_done}};
+        disk_queue(disk, &late.req);
+        disk_submit(disk);
+        assert_int_equal(late.error, -EIO);
+        pthread_mutex_lock(&host.lock);
+        host.held = false;
+        pthread_cond_broadcast(&host.let_go);
+        pthread_mutex_unlock(&host.lock);
+        for (unsigned i = 0; i < N; i++) {
+            serve(loop, &ones[i].dones, 1);
+            assert_int_equal(ones[i].error, -EIO);
+        }
+        assert_int_equal(host.calls[HOST_READ] + host.calls[HOST_WRITE], 8);
+        assert_int_equal(disk_inflight(disk), 0);
+        assert_int_equal(disk_pwrite(loop, disk, memory, 512, 0), 0); /* and then as before */
+    }
+    done_with(disk);
+    free(memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_short),        cmocka_unit_test(test_alignment),   cmocka_unit_test(test_neighbours),
-        cmocka_unit_test(test_short_pieces), cmocka_unit_test(test_failures),    cmocka_unit_test(test_failed_flush),
-        cmocka_unit_test(test_stable),       cmocka_unit_test(test_unsupported), cmocka_unit_test(test_device_calls),
+        cmocka_unit_test(test_short),         cmocka_unit_test(test_alignment),   cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_short_pieces),  cmocka_unit_test(test_failures),    cmocka_unit_test(test_failed_flush),
+        cmocka_unit_test(test_stable),        cmocka_unit_test(test_unsupported), cmocka_unit_test(test_device_calls),
+        cmocka_unit_test(test_long_requests), cmocka_unit_test(test_hurry),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -212,6 +212,40 @@ static void test_lost(void **state)
     disk_close(disk);
 }
 
+/* A server that says nothing any more holds up who is in a hurry for some seconds only. */
+static void test_silent(void **state)
+{
+    enum { N = 3 };
+    const struct disk_options none = {0};
+    static unsigned char memory[4096];
+    struct iovec iov = {.iov_base = memory, .iov_len = sizeof(memory)};
+    struct one ones[N] = {0};
+    (void)state;
+    need("nbdkit", "nbdkit");
+    start_nbdkit("--filter=delay memory 1M delay-read=3600");
+    struct disk *disk = open_ok(loop, server_spec, &none);
+    for (unsigned i = 0; i < N; i++) {
+        ones[i].req = (struct disk_req){
+            .op = DISK_READ, .length = sizeof(memory), .iov = &iov, .niov = 1, .done = one_done};
+        disk_queue(disk, &ones[i].req);
+    }
+    disk_submit(disk);
+    os_clock_jump(3600 * NS_PER_S); /* without a hurry it may take its time */
+    assert_int_equal(loop_turn(loop, 200000000), 0);
+    disk_hurry(disk);
+    os_clock_jump((DISK_PATIENCE_S - 1) * NS_PER_S);
+    assert_int_equal(loop_turn(loop, 200000000), 0);
+    assert_int_equal(ones[0].dones, 0);
+    os_clock_jump(NS_PER_S);
+    for (unsigned i = 0; i < N; i++) {
+        serve(loop, &ones[i].dones, 1);
+        assert_int_equal(ones[i].error, -EIO);
+    }
+    assert_int_equal(disk_pread(loop, disk, memory, 512, 0), -EIO);
+    disk_close(disk);
+    stop_server(SIGKILL);
+}
+
 static void refused(const char *spec, struct disk_options o, const char *says)
 {
     char why[1024] = "";
@@ -406,15 +440,11 @@ static void test_bad_foreign_images(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_read_only),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_lost),
-        cmocka_unit_test(test_no_server),
-        cmocka_unit_test(test_bad_foreign_images),
-        cmocka_unit_test(test_storage_daemon),
-        cmocka_unit_test(test_qemu_nbd),
+        cmocka_unit_test(test_contents),       cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_read_only),      cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_lost),           cmocka_unit_test(test_silent),
+        cmocka_unit_test(test_no_server),      cmocka_unit_test(test_bad_foreign_images),
+        cmocka_unit_test(test_storage_daemon), cmocka_unit_test(test_qemu_nbd),
         cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

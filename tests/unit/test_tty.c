@@ -14,6 +14,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "os/signals.h"
 #include "os/tty.h"
 
 static int open_pty(int *master)
@@ -134,13 +135,45 @@ static void test_crash(void **state)
     close(master);
 }
 
+/* A process that cannot get to its end gets there in the time that it was given. */
+static void test_deadline(void **state)
+{
+    char path[] = "/tmp/xhyve-deadline.XXXXXX", said[16] = "";
+    int master, slave = open_pty(&master), out[2], status;
+    struct termios before = get(slave);
+    (void)state;
+    close(mkstemp(path));
+    assert_int_equal(pipe(out), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(out[1], STDERR_FILENO);
+        if (tty_raw(slave) || signals_deadline_init("too late\n", path, 7))
+            _exit(1);
+        signals_deadline(1);
+        signals_deadline(0);
+        raise(SIGRTMIN + 2); /* of somebody else's */
+        signals_deadline(1);
+        for (;;)
+            pause();
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    struct termios after = get(slave);
+    assert_memory_equal(&before, &after, sizeof(before));
+    assert_int_equal(read(out[0], said, sizeof(said)), 9);
+    assert_memory_equal(said, "too late\n", 9);
+    assert_int_equal(access(path, F_OK), -1);
+    close(out[0]);
+    close(out[1]);
+    close(slave);
+    close(master);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_raw_and_back),
-        cmocka_unit_test(test_no_terminal),
-        cmocka_unit_test(test_one_terminal),
-        cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_raw_and_back), cmocka_unit_test(test_no_terminal), cmocka_unit_test(test_one_terminal),
+        cmocka_unit_test(test_crash),        cmocka_unit_test(test_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

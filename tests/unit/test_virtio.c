@@ -496,6 +496,44 @@ static void test_reset(void **state)
     virtio_wait(&toy.dev);
 }
 
+/* A device that does not end what it is at holds nobody up for ever. */
+static void test_deadline(void **state)
+{
+    struct drv d;
+    const uint64_t f = VIRTIO_BIT(VIRTIO_F_VERSION_1);
+    add_toy(&transitional);
+    toy.slow_reset = true;
+    negotiate(f);
+    set_queue(&d, 0, 8, f);
+    driver_ok();
+    turn();
+    virtio_reset(&toy.dev);
+    turn();
+    assert_true(virtio_busy(&toy.dev));
+    assert_int_equal(virtio_wait_until(&toy.dev, os_clock_ns()), -ETIMEDOUT);
+    assert_int_equal(virtio_wait_until(&toy.dev, os_clock_ns() + 1000000), -ETIMEDOUT);
+    virtio_reset_done(&toy.dev);
+    assert_int_equal(virtio_wait_until(&toy.dev, os_clock_ns()), 0);
+
+    struct virtio_dev *dev;
+    const struct virtio_ops *ops = &toy_ops; /* with a thread of its own */
+    toy.slow_reset = false;
+    dev = calloc(1, sizeof(struct toy));
+    assert_int_equal(virtio_init_thread(dev, ops, &mem, 2, 256, 0, TOY_FEATURES), 0);
+    assert_int_equal(io_thread_start(dev->io), 0);
+    toy.slow_reset = true;
+    pthread_mutex_lock(&dev->lock);
+    virtio_start_early(dev);
+    pthread_mutex_unlock(&dev->lock);
+    assert_int_equal(virtio_stop_by(dev, os_clock_ns() + 5000000), -ETIMEDOUT);
+    assert_true(io_thread_running(dev->io));
+    virtio_reset_done(dev);
+    assert_int_equal(virtio_stop_by(dev, os_clock_ns()), 0);
+    assert_false(io_thread_running(dev->io));
+    virtio_fini(dev);
+    free(dev);
+}
+
 static void test_config(void **state)
 {
     add_toy(&transitional);
@@ -967,6 +1005,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_interrupts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_msi, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reset, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_deadline, setup, teardown),
         cmocka_unit_test_setup_teardown(test_config, setup, teardown),
         cmocka_unit_test_setup_teardown(test_hostile, setup, teardown),
         cmocka_unit_test_setup_teardown(test_legacy, setup, teardown),

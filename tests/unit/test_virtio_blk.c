@@ -1,6 +1,7 @@
 /* virtio/blk: requests of every kind on a real image, errors, the cache's mode, resets, options. */
 #include "block_fixture.h"
 
+#include <signal.h>
 #include <sys/stat.h>
 
 #include "virtio/blk.h"
@@ -61,7 +62,7 @@ static void start(uint64_t features)
     virtio_set_status(dev, VIRTIO_FEATURES_OK, false);
     assert_true(virtio_status(dev) & VIRTIO_FEATURES_OK);
     for (unsigned q = 0; q < 2; q++) {
-        drv_init(&d[q], &mem, &dev->vq[q], RING(q), 64, features);
+        drv_init(&d[q], &mem, &dev->vq[q], RING(q), 256, features);
         dev->vq[q].s.enabled = false;
         virtio_enable_queue(dev, q);
     }
@@ -75,7 +76,7 @@ static uint16_t offer(unsigned q, unsigned n, uint32_t type, uint64_t sector, co
                       unsigned ndata)
 {
     uint64_t at = HEADERS + 64 * (uint64_t)n;
-    struct drv_buf buf[12] = {{at, 16, false}};
+    struct drv_buf buf[24] = {{at, 16, false}};
     wle(&d[q], at, type, 4);
     wle(&d[q], at + 4, 0, 4);
     wle(&d[q], at + 8, sector, 8);
@@ -314,7 +315,7 @@ static void test_traffic(void **state)
             uint64_t sector;
             uint32_t len;
         } slot[2][16] = {0};
-        unsigned head_slot[2][64] = {0};
+        unsigned head_slot[2][256] = {0};
         memset(slot, 0, sizeof(slot));
         start(rings[k] | VIRTIO_BIT(9));
         for (unsigned step = 0; step < 3000 || done; step++) {
@@ -394,6 +395,100 @@ static void test_reset(void **state)
     }
 }
 
+/* What a guest may queue is far more than a disk is given at once; the rest waits in the rings, and has its turn. */
+static void test_budget(void **state)
+{
+    enum { N = 20, PART = MiB(2), PARTS = 10 }; /* 20 MiB each; 64 may be under way */
+    static const uint64_t big = MiB(512);
+    for (unsigned k = 0; k < ARRAY_LEN(rings); k++) {
+        assert_int_equal(truncate(image, (off_t)big), 0);
+        open_disk("aio=threads,packed");
+        start(rings[k]);
+        struct drv_buf data[PARTS];
+        for (unsigned i = 0; i < PARTS; i++)
+            data[i] = (struct drv_buf){DATA, PART, true};
+        for (unsigned i = 0; i < N; i++) { /* of the one queue much, of the other one request */
+            offer(0, i, IN, 0, data, PARTS);
+            virtio_kick(dev, 0);
+        }
+        offer(1, N, IN, 0, data, PARTS);
+        virtio_kick(dev, 1);
+        unsigned left[2] = {N, 1};
+        bool fair = false;
+        uint64_t end = os_clock_ns() + 20 * NS_PER_S;
+        while (left[0] || left[1]) {
+            uint32_t len;
+            assert_int_equal(loop_turn(dev->loop, left[0] == N ? 0 : 10000000), 0);
+            assert_true(dev->vq[0].inflight + dev->vq[1].inflight <= 3);
+            for (unsigned q = 0; q < 2; q++)
+                while (drv_get(&d[q], &len) >= 0)
+                    left[q]--;
+            fair |= !left[1] && left[0];
+            assert_true(os_clock_ns() < end);
+        }
+        assert_true(fair);
+        for (unsigned i = 0; i <= N; i++)
+            assert_int_equal(outcome(i), OK);
+        /* One that is larger than all that is allowed goes alone. */
+        struct drv_buf huge[20];
+        for (unsigned i = 0; i < ARRAY_LEN(huge); i++)
+            huge[i] = (struct drv_buf){DATA, MiB(4), true};
+        assert_int_equal(request(IN, 0, huge, ARRAY_LEN(huge)), OK);
+        virtio_reset(dev);
+        turn();
+    }
+}
+
+/* A disk that never answers: a reset of the device ends all the same. */
+static void test_silent_disk(void **state)
+{
+    char socket[160], command[300], spec[200], why[300];
+    struct blk_options o = {.queues = 2};
+    snprintf(socket, sizeof(socket), "%s.socket", image);
+    snprintf(spec, sizeof(spec), "nbd+unix:///?socket=%s", socket);
+    snprintf(command, sizeof(command),
+             "exec nbdkit -f --exit-with-parent -U %s 2>/dev/null --filter=delay memory 64M rdelay=3600", socket);
+    if (!have_program("nbdkit"))
+        skip();
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    while (access(socket, F_OK) != 0)
+        assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
+    int err = blk_new(&dev, &mem, spec, &o, why, sizeof(why));
+    if (err) {
+        print_message("%s\n", why);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        unlink(socket);
+        skip();
+    }
+    start(0);
+    struct drv_buf data[10];
+    for (unsigned i = 0; i < 10; i++)
+        data[i] = (struct drv_buf){DATA, MiB(1), true};
+    for (unsigned i = 0; i < 8; i++)
+        offer(i % 2, i, IN, 0, data, 10); /* 80 MiB */
+    virtio_kick(dev, 0);
+    virtio_kick(dev, 1);
+    turn();
+    assert_true(dev->vq[0].inflight + dev->vq[1].inflight <= 6);
+    virtio_reset(dev);
+    turn();
+    assert_true(virtio_busy(dev));
+    os_clock_jump(DISK_PATIENCE_S * NS_PER_S);
+    for (unsigned i = 0; i < 20 && virtio_busy(dev); i++)
+        assert_int_equal(loop_turn(dev->loop, 100000000), 0);
+    assert_false(virtio_busy(dev));
+    start(0); /* the machine goes on; its disk does not */
+    assert_int_equal(simple(IN, 0, 512), IOERR);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    unlink(socket);
+}
+
 static void test_config(void **state)
 {
     open_disk("sectorsize=512/4096,queues=5");
@@ -467,6 +562,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_traffic, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reset, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_budget, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_silent_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_config, setup, teardown),
         cmocka_unit_test_setup_teardown(test_options, setup, teardown),
     };
