@@ -82,6 +82,8 @@ struct net_client {
     size_t (*rx_room)(void *arg, unsigned queue, size_t want, const struct iovec **iov, unsigned *niov);
     /* `len` bytes of what rx_room() gave are a frame now. */
     void (*rx_put)(void *arg, unsigned queue, size_t len, const struct net_hdr *hdr);
+    /* Optional. The first `len` bytes of what rx_room() gave have been written, and are no frame: the memory has changed. */
+    void (*rx_spoilt)(void *arg, unsigned queue, size_t len);
     void (*rx_flush)(void *arg, unsigned queue); /* that was all for now: tell the guest */
     void (*tx_ready)(void *arg, unsigned queue); /* there is room again, after net_send() took less than it was given */
     void (*link)(void *arg, bool up);            /* the cable */
@@ -146,6 +148,8 @@ struct net_options {
     bool has_mac;
     uint8_t mac[6];
 
+    bool reconnect; /* socket */
+
     /* user */
     bool restricted; /* the guest reaches nothing but DHCP, DNS is refused, and forwards work */
     bool no_ipv6;
@@ -154,7 +158,8 @@ struct net_options {
     unsigned prefix; /* bits */
     unsigned nforwards;
     struct net_forward forward[NET_MAX_FORWARDS];
-    char user_said[12], tap_said[12]; /* an option said that only this kind has, for net_options_check() */
+    char user_said[12], tap_said[12],
+        socket_said[12]; /* an option said that only this kind has, for net_options_check() */
 };
 
 void net_options_init(struct net_options *);
@@ -162,13 +167,13 @@ void net_options_init(struct net_options *);
 /*
  * Takes one option of a NIC as a person writes it: user, tap=NAME,
  * socket=PATH, mac=, mtu=, queues=, hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,
- * hostname=, net=ADDR/BITS, restrict, ipv6=on|off. 1: taken; 0: not one of them;
+ * hostname=, net=ADDR/BITS, restrict, ipv6=on|off, reconnect. 1: taken; 0: not one of them;
  * -EINVAL: one of them, but wrong, and `why` is a line that says how.
  */
 int net_option(struct net_options *, const char *text, char *why, size_t n);
 #define NET_OPTIONS_HELP                                                                                               \
     "user|tap=NAME|socket=PATH,mac=M,mtu=N,queues=N,hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,hostname=H,net=A/BITS,"   \
-    "restrict,ipv6=off"
+    "restrict,ipv6=off,reconnect"
 /* Do they belong together? net_open() asks too. 0, or -EINVAL and a line. */
 int net_options_check(const struct net_options *, char *why, size_t n);
 

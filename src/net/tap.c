@@ -95,6 +95,14 @@ static bool deliver_held(struct tap_queue *q)
     return true;
 }
 
+/* Bytes in the guest's memory that it will not be told of: what is known of this memory must know. */
+static void spoil(struct tap_queue *q, size_t len)
+{
+    const struct net_client *client = q->tap->b.client;
+    if (client->rx_spoilt && len)
+        client->rx_spoilt(q->tap->b.arg, q->index, len);
+}
+
 /* Reads one frame to where the guest wants it. 1: done; 0: none there, or no room (q->no_room); -errno. */
 static int receive_one(struct tap_queue *q)
 {
@@ -121,10 +129,14 @@ static int receive_one(struct tap_queue *q)
     if (got < 0) {
         if (errno == EBADFD || errno == EIO || errno == ENODEV) /* it is gone */
             return -errno;
-        t->b.stats.rx_dropped += errno != EAGAIN && errno != EINTR; /* a frame that the kernel could not hand out */
+        if (errno != EAGAIN && errno != EINTR) { /* a frame that the kernel could not hand out, or not all of it */
+            t->b.stats.rx_dropped++;
+            spoil(q, room);
+        }
         return 0;
     }
     if (got < HDR + NET_MIN_FRAME) {
+        spoil(q, got > HDR ? (size_t)got - HDR : 0);
         t->b.stats.rx_dropped++;
         return 1;
     }
@@ -137,6 +149,7 @@ static int receive_one(struct tap_queue *q)
     }
     /* Put together, it waits until there is room for all of it, or is dropped because there never will be. */
     net_gather(q->hold, len, vec + 1, n - 1);
+    spoil(q, room);
     q->held_hdr = hdr;
     q->held = len;
     if (!deliver_held(q))

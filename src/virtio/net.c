@@ -263,8 +263,11 @@ static size_t on_rx_room(void *arg, unsigned pair, size_t want, const struct iov
 }
 
 /* The first `len` bytes behind the header have been written, and are not to be a frame after all. */
-static void rx_waste(struct nic *n, struct nic_rx *r, struct vq *q, size_t len)
+static void on_rx_spoilt(void *arg, unsigned pair, size_t len)
 {
+    struct nic *n = arg;
+    struct nic_rx *r = &n->rx[pair];
+    struct vq *q = rx_queue(n, pair);
     uint64_t left = n->hdr_len + len;
     for (unsigned k = 0; k < r->n && left; k++) {
         const struct vq_chain *c = rx_chain(r, k);
@@ -300,7 +303,7 @@ static void on_rx_put(void *arg, unsigned pair, size_t len, const struct net_hdr
     if (!r->n || !q->running)
         return;
     if (!wanted(n, r, len)) {
-        rx_waste(n, r, q, len);
+        on_rx_spoilt(n, pair, len);
         return;
     }
     uint64_t left = n->hdr_len + len, reach = 0;
@@ -347,6 +350,7 @@ static void on_link(void *arg, bool up)
 static const struct net_client client = {
     .rx_room = on_rx_room,
     .rx_put = on_rx_put,
+    .rx_spoilt = on_rx_spoilt,
     .rx_flush = on_rx_flush,
     .tx_ready = on_tx_ready,
     .link = on_link,

@@ -39,7 +39,7 @@ static void rx_put(void *arg, unsigned queue, size_t len, const struct net_hdr *
 static void nothing(void *arg, unsigned queue) {}
 static void link_changed(void *arg, bool up) {}
 
-static const struct net_client client = {rx_room, rx_put, nothing, nothing, link_changed};
+static const struct net_client client = {rx_room, rx_put, NULL, nothing, nothing, link_changed};
 
 static struct net_hdr take_hdr(struct fuzz_input *in)
 {

@@ -42,7 +42,7 @@ static void on_put(void *arg, unsigned queue, size_t len, const struct net_hdr *
 
 static void on_flush(void *arg, unsigned queue) {}
 static void on_link(void *arg, bool up) {}
-static const struct net_client client = {on_room, on_put, on_flush, on_flush, on_link};
+static const struct net_client client = {on_room, on_put, NULL, on_flush, on_flush, on_link};
 
 static void turn(void)
 {

@@ -36,6 +36,7 @@ struct nic {
     bool more_later;      /* a frame that is longer finds no room for now, and not never */
     unsigned flushes, ready, links;
     unsigned unflushed;
+    size_t spoilt; /* bytes */
     bool link;
     void (*on_ready)(struct nic *);
     uint8_t memory[NET_MAX_FRAME + 1];
@@ -70,6 +71,13 @@ static void nic_put(void *arg, unsigned queue, size_t len, const struct net_hdr 
     nic->unflushed++;
 }
 
+static void nic_spoilt(void *arg, unsigned queue, size_t len)
+{
+    struct nic *nic = arg;
+    assert_true(len <= nic->bytes);
+    nic->spoilt += len;
+}
+
 static void nic_flush(void *arg, unsigned queue)
 {
     struct nic *nic = arg;
@@ -93,7 +101,12 @@ static void nic_link(void *arg, bool up)
     nic->links++;
 }
 
-static const struct net_client nic_client = {nic_room, nic_put, nic_flush, nic_ready, nic_link};
+static const struct net_client nic_client = {.rx_room = nic_room,
+                                             .rx_put = nic_put,
+                                             .rx_spoilt = nic_spoilt,
+                                             .rx_flush = nic_flush,
+                                             .tx_ready = nic_ready,
+                                             .link = nic_link};
 
 static inline struct nic *nic_new(struct loop *loop, struct net_backend *b)
 {

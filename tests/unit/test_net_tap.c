@@ -270,6 +270,7 @@ static void test_no_room(void **state)
     for (unsigned i = 0; i < 5; i++)
         assert_int_equal(loop_turn(r.loop, 0), 0);
     assert_int_equal(count_ours(&r), 20);
+    assert_int_equal(r.nic->spoilt, 300); /* its beginning stood in the guest's memory */
     net_rx_kick(r.b, 0);
     assert_int_equal(count_ours(&r), 20);
     r.nic->bytes = 2000;
@@ -284,6 +285,7 @@ static void test_no_room(void **state)
     host_send(&r, 100, 2);
     expect_frame(&r, 100, 2);
     assert_int_equal(r.b->stats.rx_dropped, dropped + 1);
+    assert_int_equal(r.nic->spoilt, 600);
     /* Stopped, nothing comes. */
     net_stop(r.b);
     host_send(&r, 100, 3);
