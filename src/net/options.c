@@ -168,7 +168,7 @@ static int set_switch(const char *text, const char *value, bool *out, char *why,
 
 int net_option(struct net_options *o, const char *text, char *why, size_t n)
 {
-    enum { USER, TAP, SOCKET, MAC, MTU, QUEUES, HOSTFWD, HOSTNAME, NET, RESTRICT, IPV6 };
+    enum { USER, TAP, SOCKET, MAC, MTU, QUEUES, HOSTFWD, HOSTNAME, NET, RESTRICT, IPV6, RECONNECT };
     static const struct {
         const char *name;
         enum { NEVER, MAYBE, ALWAYS } value;
@@ -179,7 +179,7 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
         [MTU] = {"mtu", ALWAYS, 0},           [QUEUES] = {"queues", ALWAYS, 't'},
         [HOSTFWD] = {"hostfwd", ALWAYS, 'u'}, [HOSTNAME] = {"hostname", ALWAYS, 'u'},
         [NET] = {"net", ALWAYS, 'u'},         [RESTRICT] = {"restrict", MAYBE, 'u'},
-        [IPV6] = {"ipv6", ALWAYS, 'u'},
+        [IPV6] = {"ipv6", ALWAYS, 'u'},       [RECONNECT] = {"reconnect", NEVER, 's'},
     };
     size_t len = strcspn(text, "=");
     const char *value = text[len] ? text + len + 1 : NULL;
@@ -197,6 +197,8 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
         strcpy(o->user_said, options[i].name);
     if (options[i].only == 't' && !o->tap_said[0])
         strcpy(o->tap_said, options[i].name);
+    if (options[i].only == 's' && !o->socket_said[0])
+        strcpy(o->socket_said, options[i].name);
 
     bool ipv6;
     int r = 1;
@@ -219,6 +221,7 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
         if (r == 1)
             o->no_ipv6 = !ipv6;
         return r;
+    case RECONNECT: o->reconnect = true; return 1;
     }
     return 0;
 }
@@ -234,6 +237,9 @@ int net_options_check(const struct net_options *o, char *why, size_t n)
     if (o->kind != NET_TAP && o->tap_said[0])
         return net_fail(why, n, -EINVAL, "%s%s%s: '%s' is an option of the tap backend only", names[o->kind],
                         *o->name ? "=" : "", o->name, o->tap_said);
+    if (o->kind != NET_SOCKET && o->socket_said[0])
+        return net_fail(why, n, -EINVAL, "%s%s%s: '%s' is an option of the socket backend only", names[o->kind],
+                        *o->name ? "=" : "", o->name, o->socket_said);
     if (o->kind == NET_USER && !o->no_ipv6 && o->mtu && o->mtu < 1280)
         return net_fail(why, n, -EINVAL, "mtu=%u: IPv6 needs 1280 at least; ipv6=off goes without it", o->mtu);
     return 0;

@@ -3,8 +3,10 @@
  * four bytes, the most significant first. That is what passt, gvproxy (its QEMU
  * mode) and socket_vmnet speak.
  *
- * A peer that goes away is a cable pulled out: the guest sees the link fall, and
- * we try again every second until somebody is there.
+ * A peer that goes away is a cable pulled out: the guest sees the link fall. With
+ * `reconnect` we try again every second until somebody is there. That is not the
+ * default, because the sandbox cannot tell one UNIX socket from another: a process
+ * that may make such a connection may make it to any of them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +41,7 @@ struct stream {
     int fd; /* -1: nobody there */
     struct loop_fd *watch;
     struct timer retry;
-    bool started;
+    bool started, reconnect;
     bool no_room; /* the guest has none; net_rx_kick() */
     bool tx_full; /* the socket has none; tx_ready() is owed */
 
@@ -93,8 +95,11 @@ static void tx_ready(struct stream *s)
 static void lost(struct stream *s, const char *why)
 {
     disconnect(s);
-    log_warn("network socket=%s: %s; trying again every second", s->b.info.name, why);
-    timer_set(&s->retry, os_clock_ns() + RETRY_NS);
+    log_warn("network socket=%s: %s; %s", s->b.info.name, why,
+             s->reconnect ? "trying again every second"
+                          : "the guest has no link any more (with the option reconnect it would be tried again)");
+    if (s->reconnect)
+        timer_set(&s->retry, os_clock_ns() + RETRY_NS);
     s->no_room = false;
     net_link(&s->b, false);
     tx_ready(s); /* what the guest sends goes nowhere now, but it goes */
@@ -347,7 +352,7 @@ static void stream_stop(struct net_backend *b)
 static void stream_needs(const struct net_backend *b, struct sandbox_needs *needs)
 {
     needs->network = true;
-    needs->new_unix = true;
+    needs->new_unix |= CONTAINER_OF(b, const struct stream, b)->reconnect;
 }
 
 static void stream_close(struct net_backend *b)
@@ -376,6 +381,7 @@ int net_socket_open(const struct net_options *o, struct loop *loop, struct net_b
     s->b.ops = &stream_ops;
     s->b.loop = loop;
     s->fd = -1;
+    s->reconnect = o->reconnect;
     timer_init(&s->retry, loop, NULL, on_retry, s);
     s->b.info = (struct net_info){
         .backend = "socket",

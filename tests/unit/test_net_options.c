@@ -92,6 +92,8 @@ static void test_bad(void **state)
     bad("socket=/s,queues=2", "tap backend only");
     bad("tap=tap0,hostfwd=tcp:1-:1", "user backend only");
     bad("socket=/s,restrict", "user backend only");
+    bad("tap=t,reconnect", "socket backend only");
+    bad("socket=/s,reconnect=1", "takes no value");
     bad("tap=tap0,user", "one backend");
     bad("user,socket=/s", "one backend");
     bad("user=yes", "no value");

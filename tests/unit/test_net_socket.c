@@ -30,6 +30,8 @@ static void listen_at(struct rig *r)
     assert_int_equal(listen(r->listener, 4), 0);
 }
 
+static bool reconnect = true;
+
 static int try_open(struct rig *r)
 {
     struct net_options o;
@@ -37,6 +39,8 @@ static int try_open(struct rig *r)
     net_options_init(&o);
     snprintf(text, sizeof(text), "socket=%s", r->path);
     assert_int_equal(net_option(&o, text, why, sizeof(why)), 1);
+    if (reconnect)
+        assert_int_equal(net_option(&o, "reconnect", why, sizeof(why)), 1);
     return net_open(&o, r->loop, &r->b, why, sizeof(why));
 }
 
@@ -406,13 +410,36 @@ static void test_peer_gone(void **state)
     tear_down(&r);
 }
 
+/* Without `reconnect` a connection that is lost stays lost. */
+static void test_no_reconnect(void **state)
+{
+    struct rig r;
+    uint8_t buf[100];
+
+    reconnect = false;
+    set_up(&r);
+    reconnect = true;
+    close(r.peer);
+    r.peer = -1;
+    SERVE(r.loop, !r.nic->link);
+    for (unsigned i = 0; i < 3; i++) {
+        os_clock_jump(2 * NS_PER_S);
+        assert_int_equal(loop_turn(r.loop, NS_PER_S / 100), 0);
+    }
+    assert_int_equal(accept4(r.listener, NULL, NULL, SOCK_NONBLOCK), -1);
+    make_frame(buf, 100, 1);
+    assert_int_equal(nic_send(r.nic, buf, 100), 1); /* into nowhere */
+    tear_down(&r);
+}
+
 /* All of that is allowed to a running VM. */
-static void in_sandbox(void)
+static void in_sandbox(bool again)
 {
     struct rig r;
     static uint8_t buf[4 + NET_MAX_FRAME];
     struct sandbox_needs needs = {0};
 
+    reconnect = again;
     set_up(&r);
     net_needs(r.b, &needs);
     int err = sandbox_enter(&needs);
@@ -422,6 +449,8 @@ static void in_sandbox(void)
     expect_frame(&r, 500, 1);
     shutdown(r.peer, SHUT_RDWR);
     SERVE(r.loop, !r.nic->link);
+    if (!again)
+        _exit(socket(AF_UNIX, SOCK_STREAM, 0)); /* kills */
     accept_again(&r);
     make_frame(buf, 100, 3);
     assert_int_equal(nic_send(r.nic, buf, 100), 1);
@@ -429,7 +458,7 @@ static void in_sandbox(void)
     _exit(socket(AF_INET, SOCK_STREAM, 0)); /* kills */
 }
 
-static void test_sandbox(void **state)
+static void sandboxed(bool again)
 {
     int status;
     fflush(NULL);
@@ -437,7 +466,7 @@ static void test_sandbox(void **state)
     assert_true(child >= 0);
     if (child == 0) {
         signal(SIGSYS, SIG_DFL);
-        in_sandbox();
+        in_sandbox(again);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
@@ -448,12 +477,18 @@ static void test_sandbox(void **state)
     assert_int_equal(WTERMSIG(status), SIGSYS);
 }
 
+static void test_sandbox(void **state)
+{
+    sandboxed(true);
+    sandboxed(false);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_errors), cmocka_unit_test(test_receive), cmocka_unit_test(test_stream),
         cmocka_unit_test(test_no_room),     cmocka_unit_test(test_send),    cmocka_unit_test(test_tx_full),
-        cmocka_unit_test(test_peer_gone),   cmocka_unit_test(test_sandbox),
+        cmocka_unit_test(test_peer_gone),   cmocka_unit_test(test_sandbox), cmocka_unit_test(test_no_reconnect),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
