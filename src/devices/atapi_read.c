@@ -29,8 +29,9 @@ static uint32_t list_memory(struct atapi *a, struct atapi_request *r, uint32_t s
         size_t len = r->iov[i].iov_len - skip;
         if (len > want - got)
             len = (size_t)(want - got);
-        if (len)
-            a->piece[n++] = (struct iovec){(uint8_t *)r->iov[i].iov_base + skip, len};
+        if (!len)
+            continue;
+        a->piece[n++] = (struct iovec){(uint8_t *)r->iov[i].iov_base + skip, len};
         got += len;
     }
     /* A sector that is only partly there is not for this read. */
@@ -144,15 +145,16 @@ void atapi_put(struct atapi_request *r, const void *from, size_t len)
     while (len && r->work.room) {
         const struct iovec *v = &r->iov[r->work.at];
         size_t part = v->iov_len - r->work.skip;
+        if (!part) { /* an empty one */
+            r->work.at++;
+            r->work.skip = 0;
+            continue;
+        }
         part = part < len ? part : len;
         memcpy((uint8_t *)v->iov_base + r->work.skip, p, part);
         p += part;
         len -= part;
         advance(r, part);
-        if (!part) { /* an empty one */
-            r->work.at++;
-            r->work.skip = 0;
-        }
     }
     r->more += len;
 }
