@@ -3,7 +3,7 @@
  * DNS and NAT by libslirp; no privilege is needed.
  *
  * Addresses, with net=10.0.2.0/24: .2 is the gateway and also this host's
- * loopback, .3 the name server, .15 the guest. Its TCP/IP takes finished packets
+ * loopback, .3 the name server, .15 the guest. Its TCP/IPv4 takes finished packets
  * of any length, so the guest may leave checksums and the segmentation of TCP to
  * us: one sum over 64 KiB instead of forty packets. What it sends is right by
  * construction, and the guest need not sum that again.
@@ -561,7 +561,8 @@ int net_user_open(const struct net_options *o, struct loop *loop, struct net_bac
     inet_ntop(AF_INET, &o->net, addr, sizeof(addr));
     u->b.info = (struct net_info){
         .backend = "user",
-        .send = NET_CAN_CSUM | NET_CAN_TSO4 | NET_CAN_TSO6 | NET_CAN_ECN | NET_CAN_UFO,
+        /* Its IPv6 answers a packet that is longer than the MTU with "too big", so there is no TSO6, and no UFO for both. */
+        .send = NET_CAN_CSUM | NET_CAN_TSO4 | NET_CAN_ECN,
         .recv = NET_CAN_CSUM,
         .queues = 1,
         .mtu = o->mtu ? o->mtu : NET_DEFAULT_MTU,
