@@ -87,6 +87,11 @@ static void msi_flush(struct pci_dev *d)
     }
 }
 
+static struct pci_message message(const uint32_t *e)
+{
+    return (struct pci_message){(uint64_t)e[ENTRY_ADDR_HIGH] << 32 | e[ENTRY_ADDR], e[ENTRY_DATA]};
+}
+
 static void msix_flush(struct pci_dev *d, unsigned v)
 {
     struct pci_msix *m = d->msix;
@@ -95,12 +100,21 @@ static void msix_flush(struct pci_dev *d, unsigned v)
     if (!(m->pending[v / 64] & bit) || (e[ENTRY_CTRL] & ENTRY_MASKED))
         return;
     m->pending[v / 64] &= ~bit;
-    send(d, (uint64_t)e[ENTRY_ADDR_HIGH] << 32 | e[ENTRY_ADDR], e[ENTRY_DATA]);
+    struct pci_message msg = message(e);
+    send(d, msg.addr, msg.data);
 }
 
 static bool msix_open(const struct pci_dev *d)
 {
     return msix_on(d) && !(pci_peek(d, d->msix_cap + MSIX_CTRL + 1) & MSIX_FUNCTION_MASK >> 8) && may_write(d);
+}
+
+bool pci_msix_message(struct pci_dev *d, unsigned vector, struct pci_message *out)
+{
+    if (!d->msix || vector >= d->msix->n || !msix_open(d) || (entry(d->msix, vector)[ENTRY_CTRL] & ENTRY_MASKED))
+        return false;
+    *out = message(entry(d->msix, vector));
+    return true;
 }
 
 void pci_msi_sync(struct pci_dev *d)
@@ -121,6 +135,7 @@ void pci_msi_sync(struct pci_dev *d)
             for (uint64_t bits = m->pending[w]; bits; bits &= bits - 1)
                 msix_flush(d, w * 64 + (unsigned)__builtin_ctzll(bits));
         }
+        pci_irqfds_sync(d);
     }
     pthread_mutex_unlock(&d->msi_lock);
 }
@@ -207,6 +222,7 @@ static void table_write(void *dev, uint64_t off, unsigned size, uint64_t val)
         m->words[off / 4 + i] = checked((off / 4 + i) % ENTRY_WORDS, (uint32_t)val);
     if (msix_open(m->dev))
         msix_flush(m->dev, (unsigned)(off / ENTRY_SIZE));
+    pci_irqfds_sync(m->dev);
     pthread_mutex_unlock(&m->dev->msi_lock);
 }
 
@@ -317,6 +333,7 @@ void pci_msi_reset(struct pci_dev *d)
     d->s.msi_pending = 0;
     if (d->msix)
         reset_table(d->msix);
+    pci_irqfds_sync(d);
     pthread_mutex_unlock(&d->msi_lock);
 }
 
@@ -349,6 +366,7 @@ int pci_msi_load(struct pci_dev *d, const uint8_t *data, size_t len, size_t *pos
     int err = state_load(&desc, m->words, data, len, pos);
     if (err)
         reset_table(m);
+    pci_irqfds_sync(d);
     pthread_mutex_unlock(&d->msi_lock);
     return err;
 }
@@ -361,5 +379,6 @@ void pci_msi_loaded(struct pci_dev *d)
         d->msix->words[i] = checked(i % ENTRY_WORDS, d->msix->words[i]);
     if (d->msix && d->msix->n % 64)
         d->msix->pending[d->msix->n / 64] &= (UINT64_C(1) << d->msix->n % 64) - 1;
+    pci_irqfds_sync(d);
     pthread_mutex_unlock(&d->msi_lock);
 }

@@ -121,7 +121,8 @@ struct pci_state {
     uint32_t msi_pending; /* bit n: MSI vector n waits to be unmasked */
 };
 
-struct pci_msix; /* msi.c */
+struct pci_msix;  /* msi.c */
+struct pci_irqfd; /* below */
 
 struct pci_dev { /* embedded in the device's own struct */
     const struct pci_ops *ops;
@@ -137,7 +138,8 @@ struct pci_dev { /* embedded in the device's own struct */
     struct pci_msix *msix;
     /* Covers the MSI capability, the MSI-X table, pending bits, and from here the command register. */
     pthread_mutex_t msi_lock;
-    uint8_t intx_out; /* what arrives at the router: asserted and not disabled; under route_lock */
+    struct pci_irqfd *irqfds; /* under msi_lock, too */
+    uint8_t intx_out;         /* what arrives at the router: asserted and not disabled; under route_lock */
 };
 
 struct pci_bus_state {
@@ -294,6 +296,42 @@ void pci_intx(struct pci_dev *, bool level);
 /* Has the guest enabled MSI-X; MSI or MSI-X? Any thread. */
 bool pci_msix_enabled(struct pci_dev *);
 bool pci_messages_enabled(struct pci_dev *);
+
+/* ---- interrupts that are eventfds: irqfd.c ---- */
+
+struct pci_message {
+    uint64_t addr;
+    uint32_t data;
+};
+
+/* How an accelerator is asked: as in core/accel.h. Both are called with msi_lock held. */
+struct pci_irqfd_ops {
+    int (*set_route)(void *arg, unsigned route, uint64_t addr, uint32_t data);
+    int (*irqfd)(void *arg, int fd, unsigned route, bool add);
+    void *arg;
+};
+
+/*
+ * A descriptor whose writes are interrupts of an MSI-X vector. While that can
+ * be sent, the accelerator reads fd and sends it; the owner has to watch fd for
+ * the other times, and to call pci_notify() for what it reads from it.
+ */
+struct pci_irqfd { /* the first four are set by the owner */
+    struct pci_irqfd_ops accel;
+    int fd;         /* an eventfd, non-blocking */
+    unsigned route; /* no other descriptor has it */
+    unsigned vector;
+
+    struct pci_irqfd *next;
+    bool attached, routed;
+    struct pci_message message; /* of the route, if routed */
+};
+
+/* From now on; no longer. Any thread, also under the device's lock, as the next one. */
+void pci_irqfd_add(struct pci_dev *, struct pci_irqfd *);
+void pci_irqfd_remove(struct pci_dev *, struct pci_irqfd *);
+/* The vector is another one; PCI_NO_VECTOR: none. */
+void pci_irqfd_vector(struct pci_dev *, struct pci_irqfd *, unsigned vector);
 
 /* ---- interrupts by wire: route.c ---- */
 

@@ -48,10 +48,16 @@ uint32_t pci_msi_status(struct pci_dev *, unsigned off); /* pending bits in the 
 int pci_msi_save(struct pci_dev *, struct state_blob *);
 int pci_msi_load(struct pci_dev *, const uint8_t *data, size_t len, size_t *pos);
 void pci_msi_loaded(struct pci_dev *);
+/* The message of an MSI-X vector: true if it may be sent now. msi_lock held. */
+bool pci_msix_message(struct pci_dev *, unsigned vector, struct pci_message *out);
 /*
  * The pieces of BAR n that belong to MSI-X, to be claimed before the device's
  * own at the same priority; how many (0 to 2). Bases are relative to the BAR's.
  */
 unsigned pci_msix_ranges(struct pci_dev *, unsigned n, struct io_range out[2]);
+
+/* ---- irqfd.c ---- */
+
+void pci_irqfds_sync(struct pci_dev *); /* a message, or whether it may be sent, may have changed. msi_lock held */
 
 #endif
