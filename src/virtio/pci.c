@@ -101,8 +101,13 @@ struct virtio_pci {
         struct virtio_pci *v;
         struct loop_fd *watch;
         int fd;
-        bool set;         /* at the address below */
-    } * event;            /* one a queue; NULL: none */
+        bool set; /* at the address below */
+    } * event;    /* one a queue; NULL: none */
+    struct queue_call {
+        struct virtio_pci *v;
+        struct loop_fd *watch;
+        struct pci_irqfd irqfd;
+    } * call;             /* one a queue that can be lent; NULL: none */
     uint64_t notify_base; /* of the notification registers, in guest memory; 0: nowhere */
 };
 
@@ -154,10 +159,20 @@ static uint16_t vector(const struct virtio_pci *v, uint64_t val)
     return val < v->nvectors ? (uint16_t)val : PCI_NO_VECTOR; /* what the driver reads back */
 }
 
+/* Device's lock held. */
+static void set_queue_vector(struct virtio_pci *v, unsigned q, uint16_t vector)
+{
+    v->s.queue_vector[q] = vector;
+    if (v->call && q < v->dev->lendable)
+        pci_irqfd_vector(&v->pci, &v->call[q].irqfd, vector);
+}
+
 static void was_reset(void *arg)
 {
     struct virtio_pci *v = arg;
     state_reset(&vpci_desc, &v->s);
+    for (unsigned i = 0; i < v->dev->nqueues; i++)
+        set_queue_vector(v, i, v->s.queue_vector[i]);
     pci_intx(&v->pci, false);
 }
 
@@ -209,7 +224,7 @@ static void set_half(uint64_t *reg, bool high, uint64_t val)
 static void queue_write(struct virtio_pci *v, struct vq *q, unsigned off, unsigned size, uint64_t val)
 {
     if (off == QUEUE_MSIX_VECTOR && size == 2) {
-        v->s.queue_vector[q->index] = vector(v, val);
+        set_queue_vector(v, q->index, vector(v, val));
         return;
     }
     if (off == QUEUE_RESET && size == 2) {
@@ -364,7 +379,7 @@ static bool legacy_header_write(struct virtio_pci *v, unsigned off, unsigned siz
     } else if (off == LEGACY_CONFIG_VECTOR && size == 2) {
         v->s.config_vector = vector(v, val);
     } else if (off == LEGACY_QUEUE_VECTOR && size == 2 && q) {
-        v->s.queue_vector[q->index] = vector(v, val);
+        set_queue_vector(v, q->index, vector(v, val));
     }
     return false;
 }
@@ -397,15 +412,39 @@ static void on_event(void *arg, int fd, unsigned events)
         virtio_kick(e->v->dev, (unsigned)(e - e->v->event));
 }
 
+/* An interrupt that could not be sent by the accelerator at once. */
+static void on_call(void *arg, int fd, unsigned events)
+{
+    struct queue_call *c = arg;
+    uint64_t n;
+    if (read(fd, &n, sizeof(n)) == sizeof(n))
+        queue_irq(c->v, (unsigned)(c - c->v->call));
+}
+
 static int make_events(struct virtio_pci *v)
 {
-    unsigned n = v->dev->nqueues;
+    unsigned n = v->dev->nqueues, lendable = v->events.irqfds.set_route ? v->dev->lendable : 0;
     v->event = calloc(n, sizeof(*v->event));
     if (!v->event)
         return -ENOMEM;
     for (unsigned i = 0; i < n; i++)
         v->event[i] = (struct queue_event){.v = v, .fd = -1};
+    v->call = lendable ? calloc(lendable, sizeof(*v->call)) : NULL;
+    if (lendable && !v->call)
+        return -ENOMEM;
+    for (unsigned i = 0; i < lendable; i++) {
+        v->call[i].v = v;
+        v->call[i].irqfd = (struct pci_irqfd){
+            .accel = v->events.irqfds, .fd = -1, .route = v->events.first_route + i, .vector = PCI_NO_VECTOR};
+    }
     return 0;
+}
+
+static int watch(struct virtio_pci *v, int *fd, void (*fn)(void *arg, int fd, unsigned events), void *arg,
+                 struct loop_fd **out)
+{
+    *fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return *fd < 0 ? -errno : loop_fd_add(v->dev->loop, *fd, LOOP_READ, fn, arg, out);
 }
 
 struct watch_call {
@@ -420,11 +459,10 @@ static void watch_events(void *arg)
     struct watch_call *call = arg;
     struct virtio_pci *v = call->v;
     int err = 0;
-    for (unsigned i = 0; i < v->dev->nqueues && !err; i++) {
-        struct queue_event *e = &v->event[i];
-        e->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        err = e->fd < 0 ? -errno : loop_fd_add(v->dev->loop, e->fd, LOOP_READ, on_event, e, &e->watch);
-    }
+    for (unsigned i = 0; i < v->dev->nqueues && !err; i++)
+        err = watch(v, &v->event[i].fd, on_event, &v->event[i], &v->event[i].watch);
+    for (unsigned i = 0; v->call && i < v->dev->lendable && !err; i++)
+        err = watch(v, &v->call[i].irqfd.fd, on_call, &v->call[i], &v->call[i].watch);
     pthread_mutex_lock(&v->dev->lock);
     call->err = err;
     call->done = true;
@@ -459,8 +497,15 @@ static void stop_events(struct virtio_pci *v)
         if (v->event[i].fd >= 0)
             close(v->event[i].fd);
     }
+    for (unsigned i = 0; v->call && i < v->dev->lendable; i++) {
+        loop_fd_remove(v->call[i].watch);
+        if (v->call[i].irqfd.fd >= 0)
+            close(v->call[i].irqfd.fd);
+    }
     free(v->event);
+    free(v->call);
     v->event = NULL;
+    v->call = NULL;
 }
 #else
 static int start_events(struct virtio_pci *v) { return -ENOTSUP; }
@@ -476,6 +521,45 @@ static void place_events(struct virtio_pci *v, bool add)
         if (add != e->set && v->events.ioeventfd(v->events.arg, e->fd, &where, add) == 0)
             e->set = add;
     }
+}
+
+/*
+ * Descriptors of interrupts are the accelerator's or not as the MSI-X table says
+ * (pci/irqfd.c). One that the accelerator has is not seen by the loop as well:
+ * KVM takes what was written before other readers are woken (before Linux 5.10:
+ * one interrupt too many).
+ */
+static void place_calls(struct virtio_pci *v, bool add)
+{
+    pthread_mutex_lock(&v->dev->lock);
+    for (unsigned i = 0; v->call && i < v->dev->lendable; i++) {
+        if (add) {
+            v->call[i].irqfd.vector = v->s.queue_vector[i];
+            pci_irqfd_add(&v->pci, &v->call[i].irqfd);
+        } else {
+            pci_irqfd_remove(&v->pci, &v->call[i].irqfd);
+        }
+    }
+    pthread_mutex_unlock(&v->dev->lock);
+}
+
+static int lend(void *arg, unsigned q, int *kick, int *call)
+{
+    struct virtio_pci *v = arg;
+    if (!v->call || q >= v->dev->lendable)
+        return -EOPNOTSUPP;
+    int err = loop_fd_events(v->event[q].watch, 0);
+    if (err)
+        return err;
+    *kick = v->event[q].fd;
+    *call = v->call[q].irqfd.fd;
+    return 0;
+}
+
+static void take_back(void *arg, unsigned q)
+{
+    struct virtio_pci *v = arg;
+    (void)loop_fd_events(v->event[q].watch, LOOP_READ); /* it was watched before */
 }
 
 /* -- the function -- */
@@ -496,11 +580,14 @@ int virtio_pci_set_events(struct virtio_dev *dev, const struct virtio_pci_events
     struct virtio_pci *v = dev->transport.arg;
     if (!events) {
         place_events(v, false);
+        place_calls(v, false);
         v->events = (struct virtio_pci_events){0};
         return 0;
     }
     v->events = *events;
     int err = start_events(v);
+    if (!err)
+        place_calls(v, true);
     if (!err && v->notify_base)
         place_events(v, true);
     return err;
@@ -557,6 +644,8 @@ static int vpci_load(struct pci_dev *d, const uint8_t *data, size_t len, size_t 
     if (!err) {
         pthread_mutex_lock(&v->dev->lock);
         err = state_load(&vpci_desc, &v->s, data, len, pos);
+        for (unsigned i = 0; i < v->dev->nqueues && !err; i++)
+            set_queue_vector(v, i, v->s.queue_vector[i]);
         pci_intx(&v->pci, v->s.isr && !pci_messages_enabled(&v->pci));
         pthread_mutex_unlock(&v->dev->lock);
     }
@@ -668,8 +757,12 @@ int virtio_pci_new(struct pci_bus *bus, unsigned slot, unsigned func, struct vir
     pci_set16(&v->pci, PCI_SUBSYS_ID, (uint16_t)dev->ops->id);
     state_reset(&vpci_desc, &v->s);
     int err = lay_out(v, id, options->msi);
-    dev->transport = (struct virtio_transport){
-        .queue_irq = queue_irq, .config_irq = config_irq, .was_reset = was_reset, .arg = v};
+    dev->transport = (struct virtio_transport){.queue_irq = queue_irq,
+                                               .config_irq = config_irq,
+                                               .was_reset = was_reset,
+                                               .arg = v,
+                                               .lend = lend,
+                                               .take_back = take_back};
     if (!err && dev->io)
         err = io_thread_start(dev->io);
     if (!err)

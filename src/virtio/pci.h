@@ -25,10 +25,13 @@ struct virtio_pci_options {
 int virtio_pci_new(struct pci_bus *, unsigned slot, unsigned func, struct virtio_dev *,
                    const struct virtio_pci_options *);
 
-/* What an accelerator has for notifications that end no vCPU's run. */
+/* What an accelerator has for notifications that end no vCPU's run, and for interrupts that need no thread of ours. */
 struct virtio_pci_events {
     int (*ioeventfd)(void *arg, int fd, const struct accel_io_event *, bool add); /* as in accel.h */
     void *arg;
+    /* For queues that are lent: see virtio.h. `set_route` NULL: none. */
+    struct pci_irqfd_ops irqfds;
+    unsigned first_route; /* dev->lendable routes from this one on are this device's alone */
 };
 /*
  * Has notifications of a device made by virtio_pci_new() delivered so from now

@@ -90,6 +90,9 @@ int vq_start(struct vq *, uint64_t features);
 /* No more; chains that were popped are forgotten. All DMA must have ended. */
 void vq_stop(struct vq *);
 
+/* Others have served a split ring that runs, and have left it at this available index: on from there. */
+void vq_taken_back(struct vq *, uint16_t avail_idx);
+
 /*
  * Room for chains of at most `max` iovecs (1 to VQ_MAX_CHAIN); longer ones break
  * the queue. 0 or -ENOMEM.

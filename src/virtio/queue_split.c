@@ -42,6 +42,14 @@ int split_start(struct vq *q)
     return q->desc && q->driver && q->device ? 0 : vq_break(q, "an area of the ring is not in memory");
 }
 
+void vq_taken_back(struct vq *q, uint16_t avail_idx)
+{
+    q->s.avail_idx = avail_idx;
+    if (q->device)
+        q->s.used_idx = ring_load(q->device + RING_IDX);
+    q->unsignalled = 0; /* that was for them to do */
+}
+
 bool split_more(struct vq *q)
 {
     uint16_t n = (uint16_t)(ring_load(q->driver + RING_IDX) - q->s.avail_idx);

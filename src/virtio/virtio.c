@@ -311,6 +311,8 @@ void virtio_broken(struct virtio_dev *dev, unsigned q, const char *why)
     log_guest(&dev->log, "%s: queue %u: %s; the device does nothing until it is reset", dev->ops->name, q, why);
     for (unsigned i = 0; i < dev->nqueues; i++)
         dev->vq[i].running = false;
+    if (dev->ops->broken)
+        dev->ops->broken(dev);
     pthread_mutex_lock(&dev->lock);
     if (!dev->resetting && !(dev->s.status & VIRTIO_NEEDS_RESET)) {
         dev->s.status |= VIRTIO_NEEDS_RESET;
@@ -398,7 +400,7 @@ int virtio_save(struct virtio_dev *dev, struct state_blob *blob)
 {
     int err = 0;
     pthread_mutex_lock(&dev->lock);
-    bool busy = dev->resetting || dev->queues_resetting || dev->commands;
+    bool busy = dev->resetting || dev->queues_resetting || dev->commands || dev->lent;
     for (unsigned i = 0; i < dev->nqueues; i++)
         busy |= dev->vq[i].inflight != 0;
     if (busy)

@@ -71,6 +71,7 @@ struct virtio_ops {
      */
     void (*queue_reset)(struct virtio_dev *, unsigned q);
     void (*reset)(struct virtio_dev *);
+    void (*broken)(struct virtio_dev *); /* no queue is served any more, and none of them is to be touched */
     /* The driver writes to configuration space: false if it may not. Without it, it never may. vCPU's thread, dev->lock held. */
     bool (*config_write)(struct virtio_dev *, unsigned off, unsigned len, uint64_t v);
     void (*free)(struct virtio_dev *); /* I/O thread gone; frees the struct around it */
@@ -82,6 +83,15 @@ struct virtio_transport {
     void (*config_irq)(void *arg);            /* any thread, dev->lock held */
     void (*was_reset)(void *arg);             /* any thread, dev->lock held */
     void *arg;
+    /*
+     * Queue q, below dev->lendable, is served by somebody outside of this
+     * process (vhost) from now on: the driver's notifications come to *kick, as
+     * far as the accelerator can send them there (others come as ever, and are
+     * to be handed on), and what is written to *call is an interrupt. 0 or
+     * -errno. Optional, both or none; I/O thread.
+     */
+    int (*lend)(void *arg, unsigned q, int *kick, int *call);
+    void (*take_back)(void *arg, unsigned q); /* what is in *kick comes as a notification */
 };
 
 struct virtio_state {
@@ -97,12 +107,14 @@ struct virtio_dev {
     struct io_thread *io; /* that thread, the device's own; NULL: somebody else's */
     uint64_t offered;     /* features */
     unsigned nqueues;
+    unsigned lendable; /* how many of the first queues; before virtio_pci_new() */
     struct vq *vq;
     unsigned config_len;
     struct virtio_transport transport;
 
     /* The I/O thread's. */
     uint64_t features; /* as negotiated; from start on */
+    uint64_t lent;     /* bit n: queue n is served by others */
     struct log_limit log;
 
     pthread_mutex_t lock; /* covers what follows, and the registers of queues that are not enabled */
@@ -170,7 +182,7 @@ void virtio_wait(struct virtio_dev *); /* for ever; on a vCPU's thread, or where
 
 /*
  * vCPUs stopped and the I/O thread idle. -EBUSY: a buffer or a reset is under
- * way. Loading refuses what no driver could have brought about; the device
+ * way, or others serve a queue. Loading refuses what no driver could have brought about; the device
  * goes on from there.
  */
 int virtio_save(struct virtio_dev *, struct state_blob *);

@@ -755,7 +755,7 @@ static int fake_ioeventfd(void *arg, int fd, const struct accel_io_event *e, boo
 
 static void test_events(void **state)
 {
-    const struct virtio_pci_events hooks = {fake_ioeventfd, NULL};
+    const struct virtio_pci_events hooks = {.ioeventfd = fake_ioeventfd};
     const uint64_t f = VIRTIO_BIT(VIRTIO_F_VERSION_1);
     struct drv d;
     uint32_t len;

@@ -115,7 +115,7 @@ static void plug_in(unsigned queues, unsigned room)
     assert_int_equal(net_set_queues(peer.b, queues), 0);
     assert_int_equal(net_start(peer.b, &peer_client, NULL), 0);
     assert_int_equal(nic_new_on(&dev, &mem, a, &o), 0);
-    dev->transport = (struct virtio_transport){on_irq, on_config, on_reset, NULL};
+    dev->transport = (struct virtio_transport){.queue_irq = on_irq, .config_irq = on_config, .was_reset = on_reset};
 }
 
 static void start(uint64_t features, bool legacy)
