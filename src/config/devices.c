@@ -22,10 +22,10 @@ static const struct {
      "IMAGE[,ro,direct,sync,nodelete,sectorsize=L[/P],serial=S,queues=N,packed,format=F,aio=io_uring|threads]"},
     {"virtio-net", "network card; user, the default, needs no privilege",
      "user|tap=NAME|socket=PATH,mac=M,mtu=N,queues=N,packed,hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,hostname=H,"
-     "net=A/BITS,restrict,ipv6=off"},
+     "net=A/BITS,restrict,ipv6=off,vhost=auto|on|off"},
     {"virtio-rnd", "entropy from the host", "rate=BYTES[/SECONDS],max-bytes=BYTES,period=MILLISECONDS"},
     {"virtio-tap", "network card on a tap interface: virtio-net,tap=NAME in bhyve's words",
-     "NAME[,mac=M,mtu=N,queues=N,packed]"},
+     "NAME[,mac=M,mtu=N,queues=N,packed,vhost=auto|on|off]"},
 };
 
 static const struct {

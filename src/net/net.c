@@ -99,6 +99,19 @@ int net_set_queues(struct net_backend *b, unsigned pairs)
     return b->ops->set_queues ? b->ops->set_queues(b, pairs) : 0;
 }
 
+int net_lend(struct net_backend *b, unsigned queue, unsigned hdr_len)
+{
+    if (!b->client || queue >= b->info.queues)
+        return -EINVAL;
+    return b->ops->lend ? b->ops->lend(b, queue, hdr_len) : -EOPNOTSUPP;
+}
+
+void net_take_back(struct net_backend *b, unsigned queue)
+{
+    if (b->ops->take_back && queue < b->info.queues)
+        b->ops->take_back(b, queue);
+}
+
 void net_link(struct net_backend *b, bool up)
 {
     if (b->info.link == up)

@@ -112,8 +112,10 @@ struct net_ops {
     int (*start)(struct net_backend *); /* frames may come */
     void (*stop)(struct net_backend *);
     void (*rx_kick)(struct net_backend *, unsigned queue);
-    int (*set_offloads)(struct net_backend *, unsigned can); /* NULL: has none */
-    int (*set_queues)(struct net_backend *, unsigned pairs); /* NULL: has one */
+    int (*set_offloads)(struct net_backend *, unsigned can);             /* NULL: has none */
+    int (*set_queues)(struct net_backend *, unsigned pairs);             /* NULL: has one */
+    int (*lend)(struct net_backend *, unsigned queue, unsigned hdr_len); /* NULL: it has no descriptor to lend; both */
+    void (*take_back)(struct net_backend *, unsigned queue);
     void (*needs)(const struct net_backend *, struct sandbox_needs *);
     void (*close)(struct net_backend *);
 };
@@ -156,6 +158,13 @@ struct net_options {
     char hostname[64]; /* what DHCP calls the guest */
     struct in_addr net;
     unsigned prefix; /* bits */
+    /* tap */
+    enum net_vhost {
+        NET_VHOST_AUTO,
+        NET_VHOST_ON,
+        NET_VHOST_OFF
+    } vhost; /* for the NIC: the backend knows nothing of it */
+
     unsigned nforwards;
     struct net_forward forward[NET_MAX_FORWARDS];
     char user_said[12], tap_said[12],
@@ -167,13 +176,14 @@ void net_options_init(struct net_options *);
 /*
  * Takes one option of a NIC as a person writes it: user, tap=NAME,
  * socket=PATH, mac=, mtu=, queues=, hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,
- * hostname=, net=ADDR/BITS, restrict, ipv6=on|off, reconnect. 1: taken; 0: not one of them;
+ * hostname=, net=ADDR/BITS, restrict, ipv6=on|off, reconnect, vhost=auto|on|off.
+ * 1: taken; 0: not one of them;
  * -EINVAL: one of them, but wrong, and `why` is a line that says how.
  */
 int net_option(struct net_options *, const char *text, char *why, size_t n);
 #define NET_OPTIONS_HELP                                                                                               \
     "user|tap=NAME|socket=PATH,mac=M,mtu=N,queues=N,hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,hostname=H,net=A/BITS,"   \
-    "restrict,ipv6=off,reconnect"
+    "restrict,ipv6=off,reconnect,vhost=auto|on|off"
 /* Do they belong together? net_open() asks too. 0, or -EINVAL and a line. */
 int net_options_check(const struct net_options *, char *why, size_t n);
 
@@ -215,6 +225,16 @@ void net_rx_kick(struct net_backend *, unsigned queue);
 int net_set_offloads(struct net_backend *, unsigned can);
 /* How many queue pairs the guest uses, 1 to info.queues; at first 1. Frames come on these only. 0 or -errno. */
 int net_set_queues(struct net_backend *, unsigned pairs);
+
+/*
+ * Lends the descriptor of a queue that is in use, for somebody else (vhost) to
+ * move its frames, each behind hdr_len bytes of header (10 or 12, the same for
+ * all queues): its number, or -errno; -EOPNOTSUPP: no such thing. Until it is
+ * taken back the client is not called for the queue, and may not send there.
+ * Between net_start() and net_stop(), before which all are to be taken back.
+ */
+int net_lend(struct net_backend *, unsigned queue, unsigned hdr_len);
+void net_take_back(struct net_backend *, unsigned queue);
 
 /* -- MAC addresses -- */
 

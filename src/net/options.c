@@ -166,9 +166,20 @@ static int set_switch(const char *text, const char *value, bool *out, char *why,
     return 1;
 }
 
+static int set_vhost(struct net_options *o, const char *text, const char *value, char *why, size_t n)
+{
+    static const char *const words[] = {[NET_VHOST_AUTO] = "auto", [NET_VHOST_ON] = "on", [NET_VHOST_OFF] = "off"};
+    for (unsigned i = 0; i < ARRAY_LEN(words); i++)
+        if (strcmp(value, words[i]) == 0) {
+            o->vhost = (enum net_vhost)i;
+            return 1;
+        }
+    return net_fail(why, n, -EINVAL, "%s: expected auto, on or off", text);
+}
+
 int net_option(struct net_options *o, const char *text, char *why, size_t n)
 {
-    enum { USER, TAP, SOCKET, MAC, MTU, QUEUES, HOSTFWD, HOSTNAME, NET, RESTRICT, IPV6, RECONNECT };
+    enum { USER, TAP, SOCKET, MAC, MTU, QUEUES, HOSTFWD, HOSTNAME, NET, RESTRICT, IPV6, RECONNECT, VHOST };
     static const struct {
         const char *name;
         enum { NEVER, MAYBE, ALWAYS } value;
@@ -180,6 +191,7 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
         [HOSTFWD] = {"hostfwd", ALWAYS, 'u'}, [HOSTNAME] = {"hostname", ALWAYS, 'u'},
         [NET] = {"net", ALWAYS, 'u'},         [RESTRICT] = {"restrict", MAYBE, 'u'},
         [IPV6] = {"ipv6", ALWAYS, 'u'},       [RECONNECT] = {"reconnect", NEVER, 's'},
+        [VHOST] = {"vhost", ALWAYS, 't'},
     };
     size_t len = strcspn(text, "=");
     const char *value = text[len] ? text + len + 1 : NULL;
@@ -222,6 +234,7 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
             o->no_ipv6 = !ipv6;
         return r;
     case RECONNECT: o->reconnect = true; return 1;
+    case VHOST: return set_vhost(o, text, value, why, n);
     }
     return 0;
 }

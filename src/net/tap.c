@@ -45,6 +45,7 @@ struct tap_queue {
     bool attached; /* the kernel gives it frames */
     bool no_room;  /* the guest has none; net_rx_kick() */
     bool tx_full;  /* the interface has none; tx_ready() is owed */
+    bool lent;     /* somebody else reads and writes */
     /* A frame that was longer than what the guest had. */
     size_t held;
     struct net_hdr held_hdr;
@@ -66,7 +67,7 @@ static void update(struct tap_queue *q)
     struct tap *t = q->tap;
     unsigned events = 0;
 
-    if (t->started && !t->dead && q->attached)
+    if (t->started && !t->dead && q->attached && !q->lent)
         events = (q->no_room ? 0 : LOOP_READ) | (q->tx_full ? LOOP_WRITE : 0);
     if (q->watch)
         loop_fd_events(q->watch, events);
@@ -299,6 +300,50 @@ static int tap_set_queues(struct net_backend *b, unsigned pairs)
     return err;
 }
 
+static bool any_lent(const struct tap *t)
+{
+    for (unsigned i = 0; i < NET_MAX_QUEUES; i++)
+        if (t->q[i].lent)
+            return true;
+    return false;
+}
+
+/* Its length is the interface's: frames that are read or written here meanwhile would be shifted by two bytes. */
+static int set_hdr_len(struct tap *t, unsigned len)
+{
+    int size = (int)len;
+    return ioctl(t->q[0].fd, TUNSETVNETHDRSZ, &size) ? -errno : 0;
+}
+
+static int tap_lend(struct net_backend *b, unsigned queue, unsigned hdr_len)
+{
+    struct tap *t = CONTAINER_OF(b, struct tap, b);
+    struct tap_queue *q = &t->q[queue];
+
+    if (t->dead || !q->attached || q->lent)
+        return -ENODEV;
+    int err = any_lent(t) ? 0 : set_hdr_len(t, hdr_len);
+    if (err)
+        return err;
+    q->held = 0; /* a frame that waits for room has been read already: it is lost */
+    q->lent = true;
+    update(q);
+    return q->fd;
+}
+
+static void tap_take_back(struct net_backend *b, unsigned queue)
+{
+    struct tap *t = CONTAINER_OF(b, struct tap, b);
+    struct tap_queue *q = &t->q[queue];
+
+    if (!q->lent)
+        return;
+    q->lent = q->no_room = q->tx_full = false;
+    if (!any_lent(t) && set_hdr_len(t, HDR))
+        died(t, EIO);
+    update(q);
+}
+
 static int tap_start(struct net_backend *b)
 {
     struct tap *t = CONTAINER_OF(b, struct tap, b);
@@ -347,6 +392,8 @@ static const struct net_ops tap_ops = {
     .rx_kick = tap_rx_kick,
     .set_offloads = tap_set_offloads,
     .set_queues = tap_set_queues,
+    .lend = tap_lend,
+    .take_back = tap_take_back,
     .needs = tap_needs,
     .close = tap_close,
 };

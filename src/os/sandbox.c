@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/io_uring.h>
+#include <linux/vhost.h>
 #include <malloc.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -92,6 +93,13 @@ static const int allow_network[] = {
 static const int allow_connecting[] = {SCMP_SYS(connect)}, allow_binding[] = {SCMP_SYS(bind)};
 
 static const unsigned long allow_tap_ioctl[] = {TUNSETOFFLOAD, TUNSETQUEUE};
+
+/* Opened and owned before: a driver that comes or goes sets features, memory and rings; headers on a tap have its length. */
+static const unsigned long allow_vhost_ioctl[] = {
+    VHOST_SET_FEATURES,   VHOST_SET_MEM_TABLE,   VHOST_SET_VRING_NUM,  VHOST_SET_VRING_BASE,
+    VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR,  VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL,
+    VHOST_SET_VRING_ERR,  VHOST_NET_SET_BACKEND, TUNSETVNETHDRSZ,
+};
 
 static const int allow_disk[] = {
     /* a ring is held to its file and operations when it is made (block/ring.c): it is no way around this list */
@@ -193,6 +201,8 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
         error = for_libslirp(ctx);
     for (size_t i = 0; !error && needs->tap && i < ARRAY_LEN(allow_tap_ioctl); i++)
         error = allow_if(ctx, SCMP_SYS(ioctl), 1, whole, allow_tap_ioctl[i]);
+    for (size_t i = 0; !error && needs->vhost && i < ARRAY_LEN(allow_vhost_ioctl); i++)
+        error = allow_if(ctx, SCMP_SYS(ioctl), 1, whole, allow_vhost_ioctl[i]);
     return error;
 }
 

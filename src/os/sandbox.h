@@ -14,6 +14,7 @@ struct sandbox_needs {
     bool new_inet; /* new IPv4 and IPv6 sockets, and a look at what a path names: libslirp (with `network`) */
     bool new_unix; /* new UNIX sockets (with `network`) */
     bool tap;      /* offloads and queues of a tap interface */
+    bool vhost;    /* rings of vhost-net descriptors */
     bool kvm;      /* ioctl on /dev/kvm descriptors */
     bool disk;     /* io_uring, flushes, holes and discards of disks (NBD: with `network`) */
 };

@@ -88,6 +88,8 @@ static void test_bad(void **state)
     bad("mtu=1000", "1280");
     bad("queues=0", "1 to 8");
     bad("tap=t,queues=9", "1 to 8");
+    bad("tap=t,vhost=yes", "auto, on or off");
+    bad("vhost=off", "tap backend only");
     bad("queues=2", "tap backend only");
     bad("socket=/s,queues=2", "tap backend only");
     bad("tap=tap0,hostfwd=tcp:1-:1", "user backend only");
