@@ -100,6 +100,7 @@ static int add_nic(struct pc *pc, unsigned slot, unsigned func, bool tap, const 
     struct nic_options o;
     struct virtio_dev *dev;
     int err = nic_from(&o, pc->config, slot, func, tap, options, why, n);
+    o.irqfds = pc->vm->irqchip != IRQCHIP_USER; /* whoever has local APICs has descriptors for them */
     if (!err)
         err = nic_new(&dev, &pc->vm->mem, &o, why, n);
     return err ? err : add_virtio(pc, slot, func, dev);
@@ -192,12 +193,32 @@ static int ioeventfd(void *arg, int fd, const struct accel_io_event *event, bool
     return vm->accel->ioeventfd(vm, fd, event, add);
 }
 
+static int set_route(void *arg, unsigned route, uint64_t addr, uint32_t data)
+{
+    struct vm *vm = arg;
+    return vm->accel->set_route(vm, route, addr, data);
+}
+
+static int irqfd(void *arg, int fd, unsigned route, bool add)
+{
+    struct vm *vm = arg;
+    return vm->accel->irqfd(vm, fd, route, add);
+}
+
 int devices_started(struct pc *pc)
 {
-    const struct virtio_pci_events events = {ioeventfd, pc->vm};
+    unsigned routes = 0;
     int err = 0;
-    for (unsigned i = 0; i < pc->nvirtio && !err && pc->vm->accel->ioeventfd; i++)
+    for (unsigned i = 0; i < pc->nvirtio && !err && pc->vm->accel->ioeventfd; i++) {
+        struct virtio_pci_events events = {.ioeventfd = ioeventfd, .arg = pc->vm, .first_route = routes};
+        /* A device that comes too late for routes keeps its queues. */
+        if (pc->vm->accel->irqfd && pc->vm->irqchip != IRQCHIP_USER &&
+            routes + pc->virtio[i]->lendable <= ACCEL_MSI_ROUTES) {
+            events.irqfds = (struct pci_irqfd_ops){set_route, irqfd, pc->vm};
+            routes += pc->virtio[i]->lendable;
+        }
         err = virtio_pci_set_events(pc->virtio[i], &events);
+    }
     return err;
 }
 

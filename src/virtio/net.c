@@ -369,13 +369,26 @@ static void nic_start(struct virtio_dev *dev)
     if (n->s.offloads_said)
         bits &= n->s.offloads;
     on_link(n, n->net->info.link);
+    n->pairs_used = nic_has(n, F_MQ) ? n->s.pairs : 1;
     int err = nic_set_offloads(n, bits);
     if (!err)
-        err = net_set_queues(n->net, nic_has(n, F_MQ) ? n->s.pairs : 1);
+        err = net_set_queues(n->net, n->pairs_used);
     if (!err)
         err = net_start(n->net, &client, n);
     if (err)
         virtio_broken(dev, 0, strerror(-err));
+    else
+        nic_vhost_start(n, n->pairs_used);
+}
+
+int nic_set_pairs(struct nic *n, unsigned pairs)
+{
+    nic_vhost_pairs(n, pairs < n->pairs_used ? pairs : n->pairs_used);
+    int err = net_set_queues(n->net, pairs);
+    if (!err)
+        n->pairs_used = pairs;
+    nic_vhost_pairs(n, n->pairs_used);
+    return err;
 }
 
 static void nic_notify(struct virtio_dev *dev, unsigned index)
@@ -385,6 +398,8 @@ static void nic_notify(struct virtio_dev *dev, unsigned index)
         nic_ctrl_notify(n, &dev->vq[index]);
     } else if (index >= 2 * n->pairs) {
         return; /* where the control queue would be if the driver had taken other features */
+    } else if (nic_vhost_notify(n, index)) {
+        return;
     } else if (index & 1) {
         tx_run(n, index / 2);
     } else {
@@ -396,6 +411,8 @@ static void nic_notify(struct virtio_dev *dev, unsigned index)
 static void nic_queue_reset(struct virtio_dev *dev, unsigned q)
 {
     struct nic *n = nic_of(dev);
+    if (q < 2 * n->pairs)
+        nic_vhost_queue_reset(n, q);
     if (!(q & 1) && q < 2 * n->pairs)
         rx_forget(&n->rx[q / 2]);
     virtio_queue_reset_done(dev, q);
@@ -404,6 +421,7 @@ static void nic_queue_reset(struct virtio_dev *dev, unsigned q)
 static void nic_reset(struct virtio_dev *dev)
 {
     struct nic *n = nic_of(dev);
+    nic_vhost_end(n);
     net_stop(n->net);
     for (unsigned i = 0; i < n->pairs; i++)
         rx_forget(&n->rx[i]);
@@ -433,6 +451,8 @@ static void nic_free(struct virtio_dev *dev)
 {
     struct nic *n = nic_of(dev);
     virtio_stop(dev);
+    nic_vhost_end(n); /* on a loop that is not its own, nobody has reset it */
+    nic_vhost_close(n);
     net_close(n->net);
     virtio_fini(dev);
     for (unsigned i = 0; i < n->pairs && n->rx; i++)
@@ -448,6 +468,8 @@ static void nic_free(struct virtio_dev *dev)
     free(n);
 }
 
+static void nic_broken(struct virtio_dev *dev) { nic_vhost_end(nic_of(dev)); }
+
 static const struct virtio_ops nic_ops = {
     .name = "virtio-net",
     .id = VIRTIO_ID_NET,
@@ -456,14 +478,17 @@ static const struct virtio_ops nic_ops = {
     .notify = nic_notify,
     .queue_reset = nic_queue_reset,
     .reset = nic_reset,
+    .broken = nic_broken,
     .config_write = nic_config_write,
     .free = nic_free,
 };
 
 void nic_needs(struct virtio_dev *dev, struct sandbox_needs *needs)
 {
-    if (dev->ops == &nic_ops)
-        net_needs(nic_of(dev)->net, needs);
+    if (dev->ops != &nic_ops)
+        return;
+    net_needs(nic_of(dev)->net, needs);
+    needs->vhost |= dev->lendable != 0;
 }
 
 /* -- save and load: ours first, so that it is there when the device starts -- */
@@ -526,7 +551,7 @@ static uint64_t features(const struct net_info *info, bool packed)
 }
 
 /* With the backend open: everything else. */
-static int furnish(struct nic *n, const struct nic_options *o)
+static int furnish(struct nic *n, const struct nic_options *o, char *why, size_t size)
 {
     const struct net_info *info = &n->net->info;
     uint8_t *c = n->dev.config;
@@ -536,8 +561,10 @@ static int furnish(struct nic *n, const struct nic_options *o)
     n->rx = calloc(n->pairs, sizeof(*n->rx));
     if (!n->rx)
         err = -ENOMEM;
-    if (err)
+    if (err) {
+        snprintf(why, size, "%s", strerror(-err));
         return err;
+    }
     n->own_mac = n->s.mac = get_le(o->net.mac, 6);
     nic_ctrl_reset(n);
     n->dev.offered = features(info, o->packed);
@@ -545,13 +572,14 @@ static int furnish(struct nic *n, const struct nic_options *o)
     put_le16(c + STATUS_OFF, info->link ? STATUS_LINK_UP : 0);
     put_le16(c + PAIRS_OFF, (uint16_t)n->pairs);
     put_le16(c + MTU_OFF, (uint16_t)info->mtu);
-    return 0;
+    return nic_vhost_open(n, o, why, size);
 }
 
 int nic_new_on(struct virtio_dev **out, struct guest_mem *mem, struct net_backend *net, const struct nic_options *o)
 {
     struct nic *n = calloc(1, sizeof(*n));
     unsigned pairs = net->info.queues;
+    char why[256];
     *out = NULL;
     int err = n ? virtio_init(&n->dev, &nic_ops, mem, net->loop, 2 * pairs + 1, NIC_QUEUE_SIZE, CONFIG_LEN, 0)
                 : -ENOMEM;
@@ -562,7 +590,8 @@ int nic_new_on(struct virtio_dev **out, struct guest_mem *mem, struct net_backen
     }
     n->net = net;
     n->pairs = pairs;
-    err = furnish(n, o);
+    nic_vhost_init(n);
+    err = furnish(n, o, why, sizeof(why));
     if (err)
         nic_free(&n->dev);
     else
@@ -582,12 +611,11 @@ int nic_new(struct virtio_dev **out, struct guest_mem *mem, const struct nic_opt
         free(nic);
         return err;
     }
+    nic_vhost_init(nic);
     err = net_open(&o->net, nic->dev.loop, &nic->net, why, n);
     if (!err) {
         nic->pairs = nic->net->info.queues <= pairs ? nic->net->info.queues : pairs;
-        err = furnish(nic, o);
-        if (err)
-            snprintf(why, n, "%s", strerror(-err));
+        err = furnish(nic, o, why, n);
     }
     if (err)
         nic_free(&nic->dev);

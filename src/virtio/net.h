@@ -8,6 +8,9 @@
 struct nic_options {
     struct net_options net; /* mac counts if has_mac, or else what the caller fills in before nic_new() */
     bool packed;            /* offers packed rings too */
+    /* The accelerator has interrupts that are eventfds: vhost is possible. Not a person's to say, as what follows. */
+    bool irqfds;
+    const struct vhost_sys *vhost_sys; /* tests: another door (net/vhost.h); NULL: the host's */
 };
 
 /*

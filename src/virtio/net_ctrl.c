@@ -173,7 +173,7 @@ static enum ack mq(struct nic *n, const struct vq_chain *c, unsigned command, ui
         return ACK_ERR;
     vq_read(c, COMMAND_LEN, bytes, sizeof(bytes));
     unsigned pairs = get_le16(bytes);
-    if (!pairs || pairs > n->pairs || net_set_queues(n->net, pairs))
+    if (!pairs || pairs > n->pairs || nic_set_pairs(n, pairs))
         return ACK_ERR;
     n->s.pairs = (uint16_t)pairs;
     return ACK_OK;

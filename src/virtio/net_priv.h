@@ -2,6 +2,7 @@
 #ifndef XHYVE_VIRTIO_NET_PRIV_H
 #define XHYVE_VIRTIO_NET_PRIV_H
 
+#include "net/vhost.h"
 #include "virtio/net.h"
 
 #define NIC_QUEUE_SIZE 256
@@ -57,17 +58,33 @@ struct nic_rx {
     struct iovec iov[NET_MAX_IOVS]; /* where the frame goes */
 };
 
+/* See net_vhost.c. */
+struct nic_vhost {
+    struct vhost *pair[NET_MAX_QUEUES]; /* NULL: none */
+    int tap[NET_MAX_QUEUES];            /* lent to it; -1: not */
+    struct nic_vring {
+        struct nic *nic;
+        unsigned q;
+        int kick, err; /* kick: while it runs */
+        struct loop_fd *watch;
+    } ring[2 * NET_MAX_QUEUES];
+    uint32_t running; /* bit n: the kernel serves queue n */
+    bool on;          /* it serves all that run */
+};
+
 struct nic {
     struct virtio_dev dev;
     struct net_backend *net;
     uint64_t own_mac;
     unsigned pairs; /* queue pairs there are */
+    struct nic_vhost vhost;
 
     /* As negotiated. */
     unsigned hdr_len, ctrl; /* ctrl: the control queue, or UINT_MAX */
     bool mergeable;
     unsigned can_send; /* NET_CAN_* that the driver may leave to us */
     size_t rx_enough;  /* bytes of the longest frame to expect */
+    unsigned pairs_used;
 
     struct nic_state s;
     uint32_t tx_full; /* bit n: pair n waits for tx_ready() */
@@ -82,6 +99,19 @@ static inline bool nic_has(const struct nic *n, enum net_feature f) { return n->
 /* Tells the backend what the guest finishes, from features or the last command. 0 or -errno. */
 int nic_set_offloads(struct nic *, uint64_t guest_bits);
 uint64_t nic_guest_bits(const struct nic *); /* of those negotiated */
+
+/* So many pairs are in use from now on. 0 or -errno. */
+int nic_set_pairs(struct nic *, unsigned pairs);
+
+void nic_vhost_init(struct nic *);
+/* If the options want it: offers what it has. 0, also without it; -errno with a line in why[]. Before the I/O thread. */
+int nic_vhost_open(struct nic *, const struct nic_options *, char *why, size_t);
+void nic_vhost_close(struct nic *);
+void nic_vhost_start(struct nic *, unsigned pairs); /* the driver is there, the backend started */
+void nic_vhost_pairs(struct nic *, unsigned pairs); /* so many are in use, and some may have come back from a reset */
+void nic_vhost_queue_reset(struct nic *, unsigned q);
+void nic_vhost_end(struct nic *);                /* it touches guest memory no more */
+bool nic_vhost_notify(struct nic *, unsigned q); /* false: it does not serve the queue */
 
 extern const struct state_desc nic_desc;
 void nic_ctrl_reset(struct nic *);       /* as after power-on, but for s.mac */
