@@ -54,7 +54,7 @@ BOOT = 120  # seconds until the machine takes commands, at most; about 4 on an i
 KILLED = 20  # seconds that the machine may take to end a command that is out of time
 BEAT = 0.25  # seconds between interrupts that are there for their own sake
 
-MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm_amd")
+MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm_amd", "tun", "vhost_net")
 
 CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests audit=0 nowatchdog tsc=reliable "
            "random.trust_cpu=on")

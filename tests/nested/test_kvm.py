@@ -32,18 +32,17 @@ def results(text):
         yield match.group(2), error, float(took.group(1)) if took else 0
 
 
-def relay(t, words, seconds):
-    """Runs the checks whose names hold one of the words, and reports each.
+def relay(t, words, seconds, program=INSIDE, modules=("button", "evdev")):
+    """Runs the checks of a program whose names hold one of the words, and reports each.
 
     If the machine breaks under them, which is QEMU's doing, they are all made once more in another one, and say so.
     """
-    for name in ("cloud",):  # made here: the rig cannot fetch
-        harness.initrd(name, ("button", "evdev"))
+    harness.initrd("cloud", modules)  # made here: the rig cannot fetch
     note = ""
     while True:
         said = bytearray()
         try:
-            done = rig.shared().run([INSIDE, *words], timeout=seconds * rig.SLOW,
+            done = rig.shared().run([program, *words], timeout=seconds * rig.SLOW,
                                     sink=lambda which, data: said.extend(data))  # pylint: disable=cell-var-from-loop
             ended = f"status {done.status}"
         except rig.RigTimeout:
