@@ -1,7 +1,7 @@
 # What a person types. Meson and Ninja do the building (meson.build); everything made lands in build/ and build-*/.
 #
 #   make              build/xhyve
-#   make demo         boot Linux to a shell, after installing and fetching what that needs
+#   make demo         boot Debian from a disk to a shell, after installing and fetching what that needs
 #   make check        all tests; the last line counts them
 #   make check-kvm    those that need KVM, in a machine whose AMD-V is emulated
 #   make check-long   the tests that take an hour

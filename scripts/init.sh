@@ -8,6 +8,9 @@
 #   an interactive shell          on the console, with job control
 #
 # When that ends the guest powers off. `poweroff`, `reboot` and the power button work at any time.
+#
+# With root=DEVICE on the kernel's command line all that is left to the system on that disk: it is mounted, and its
+# /sbin/init becomes process 1.
 
 export PATH=/bin:/sbin HOME=/root PS1='guest:\w# '
 if [ "$1" = session ]; then
@@ -41,6 +44,26 @@ if [ -f /modules/order ]; then
     while read -r module; do
         insmod "/modules/$module" || echo "xhyve: $module did not load"
     done </modules/order
+fi
+
+root=$(sed -n 's/\(^\|.* \)root=\(\/dev\/[^ ]*\).*/\2/p' /proc/cmdline)
+if [ -n "$root" ] && [ "$root" != /dev/ram0 ]; then
+    # A driver may still be looking for its disks.
+    tries=0
+    while [ ! -b "$root" ] && [ $tries -lt 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.1
+    done
+    mkdir -p /new
+    # /sbin/init may be a link that means nothing yet.
+    if mount -t ext4 "$root" /new && { [ -L /new/sbin/init ] || [ -x /new/sbin/init ]; }; then
+        [ ! -f /autorun ] || cp /autorun /new/autorun # scripts/disk/profile.sh runs it, and takes it away
+        mount -t devtmpfs devtmpfs /new/dev
+        umount /dev/pts /dev /sys /proc
+        rm -rf /modules
+        exec switch_root /new /sbin/init
+    fi
+    echo "xhyve: no system on $root; a shell in its place"
 fi
 
 # The power button is an input device; its first event powers off.

@@ -1,11 +1,13 @@
 """The terminal: a shell with job control on it, and as it was before, whichever way xhyve ends."""
 
+import glob
 import os
 import signal
+import socket
 import subprocess
 import termios
 
-from harness import BOOT, TOP, Failure, Guest, boot, expect, kernel, test
+from harness import ACCEL, BOOT, SLOW, TOP, XHYVE, Failure, Guest, boot, expect, kernel, test
 from test_linux import terminate
 
 
@@ -72,18 +74,24 @@ def restored(t):
 
 @test("make demo without a terminal")
 def demo(t):
-    def run():
-        return subprocess.run([os.path.join(TOP, "scripts", "demo.sh")], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
-                              env={**os.environ, "ACCEL": os.environ.get("ACCEL", "soft")})
-    with t.case("boots, runs commands, powers off, exits 0"):
-        done = run()
-        said = done.stdout.decode("utf-8", "replace")
-        expect(done.returncode == 0, f"status {done.returncode}: {said[-1500:]}")
-        expect("demo: 42" in said and "booted, ran its commands and powered off" in said, said[-500:])
-    with t.case("fails when the guest does not get there"):
+    def run(**variables):
         done = subprocess.run([os.path.join(TOP, "scripts", "demo.sh")], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
-                              env={**os.environ, "ACCEL": os.environ.get("ACCEL", "soft"),
-                                   "CMDLINE": "rdinit=/nothing root=/nothing", "TIMEOUT": "120"})
-        expect(done.returncode != 0, "a demo whose guest panics ended with 0")
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400 * SLOW + 900,
+                              env={**os.environ, "XHYVE": XHYVE, "ACCEL": ACCEL, "TIMEOUT": str(int(300 * SLOW)),
+                                   **variables})
+        return done.returncode, done.stdout.decode("utf-8", "replace")
+    with t.case("a disk, a network, entropy; its ports answer; the next ports where two are taken"), \
+            socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = [s.getsockname()[1] for s in (one, two)]
+        status, said = run(SSH_PORT=str(ports[0]), HTTP_PORT=str(ports[1]))
+        expect(status == 0, f"status {status}: {said[-1500:]}")
+        expect("demo: 42" in said and "booted, ran its commands and powered off" in said, said[-500:])
+        expect("no password" in said and f"ssh -p {ports[0]} " not in said and f":{ports[1]}/" not in said, said[:500])
+        left = glob.glob(os.path.join(TOP, "build", "guest", "demo.??????"))
+        expect(not left, f"left behind: {left}")
+    with t.case("fails when the guest does not get there"):
+        status, said = run(CMDLINE="rdinit=/nothing root=/nothing", TIMEOUT=str(int(120 * SLOW)), DISK="none")
+        expect(status != 0 and "FAILED" in said, f"a demo whose guest panics ended with {status}: {said[-500:]}")
+    with t.case("without a disk"):
+        status, said = run(DISK="none")
+        expect(status == 0 and "booted, ran its commands and powered off" in said, f"status {status}: {said[-1500:]}")
