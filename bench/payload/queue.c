@@ -97,7 +97,7 @@ static bool start(void)
         cpu_pause();
     write8(common + 0x14, 3);
     write32(common + 8, 0);
-    write32(common + 12, 0);
+    write32(common + 12, 1 << 9); /* VIRTIO_BLK_F_FLUSH: without it every write would have to be on the platter */
     write32(common + 8, 1);
     write32(common + 12, 1); /* VIRTIO_F_VERSION_1 */
     write8(common + 0x14, 11);

@@ -3,12 +3,14 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/stat.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "block/raw.h"
@@ -20,7 +22,7 @@ int64_t host_call(int fd, const struct host_io *io)
     int64_t result;
 
     switch (io->op) {
-    case HOST_READ: result = preadv(fd, io->iov, (int)io->niov, (off_t)io->offset); break;
+    case HOST_READ: result = preadv2(fd, io->iov, (int)io->niov, (off_t)io->offset, io->nowait ? RWF_NOWAIT : 0); break;
     case HOST_WRITE: result = pwritev2(fd, io->iov, (int)io->niov, (off_t)io->offset, io->dsync ? RWF_DSYNC : 0); break;
     case HOST_SYNC: result = fdatasync(fd); break;
     case HOST_PUNCH:
@@ -90,6 +92,19 @@ static int look_at_device(int fd, dev_t dev, bool write, struct host_file *h)
     return 0;
 }
 
+static bool is_local(int fd)
+{
+    static const uint32_t known[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC,
+                                     TMPFS_MAGIC};
+    struct statfs fs;
+
+    for (size_t i = 0; i < ARRAY_LEN(known) && fstatfs(fd, &fs) == 0; i++) {
+        if ((uint32_t)fs.f_type == known[i])
+            return true;
+    }
+    return false;
+}
+
 static void look_at_file(int fd, const struct stat *st, bool write, struct host_file *h)
 {
     h->size = (uint64_t)st->st_size;
@@ -100,6 +115,7 @@ static void look_at_file(int fd, const struct stat *st, bool write, struct host_
     /* Behind the end there is nothing to lose: it only tells whether the file system can. */
     h->discard = write && !fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st->st_size, 4096);
     h->memory_align = h->file_align = 4096;
+    h->local = is_local(fd);
 }
 
 int host_file_look(int fd, bool write, struct host_file *h)

@@ -236,6 +236,7 @@ static int set_up(struct raw *r, const char *path, const struct disk_options *o,
     r->device = h.device;
     r->call_align = h.device ? h.logical : 1;
     r->sync = o->sync;
+    r->own_io = !o->direct && o->aio == DISK_AIO_AUTO && h.local;
     r->keep = o->nodelete;
     info->ro = o->ro;
     info->writeback = !o->ro && !o->sync;

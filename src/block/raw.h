@@ -17,6 +17,9 @@ struct raw {
     unsigned memory_align;    /* of the memory of a transfer, */
     unsigned file_align;      /* of its offset and lengths: what the host asks for; 1 without O_DIRECT */
     unsigned call_align;      /* of a device's other calls; 1 for a file */
+    bool own_io;              /* this thread may copy from and to the page cache itself, */
+    uint64_t own_writes_from; /* writes not before this moment: they had to wait */
+    unsigned own_reads_skip;  /* so many reads not: what they want was not in the cache */
     struct ring *ring;        /* NULL: all goes through the pool */
     struct pool *pool;        /* NULL: the ring does all */
     struct disk_list waiting; /* for a place in the ring */
@@ -35,7 +38,8 @@ struct host_io {
         HOST_DISCARD, /* a device */
         HOST_BLANK,   /* a device: zeroes */
     } op;
-    bool dsync; /* WRITE: stable when done */
+    bool dsync;  /* WRITE: stable when done */
+    bool nowait; /* READ: -EAGAIN rather than wait for a disk */
     const struct iovec *iov;
     unsigned niov;
     uint64_t offset, length;
@@ -53,6 +57,7 @@ int64_t host_call(int fd, const struct host_io *); /* any thread; waits */
 struct host_file {
     uint64_t size;
     bool device, rotational, discard;
+    bool local; /* a file system of this host's kernel alone: a write goes to the page cache and no further */
     unsigned logical, physical; /* 0: no opinion */
     unsigned discard_align;
     uint64_t max_discard;

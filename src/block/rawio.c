@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "block/raw.h"
+#include "os/clock.h"
 #include "util/bytes.h"
 
 enum step {
@@ -105,11 +106,53 @@ void raw_io(const struct disk_req *req, struct host_io *io)
 
 static void finish(struct disk_req *req, int error);
 
+/*
+ * What only has to be copied from or to the page cache is done here and now: no
+ * other way is as short, and for a write most file systems know no way but a
+ * thread of the kernel's, which takes many times as long as the copy. Where a
+ * write has to wait (for memory, or for the disk when too much is unwritten), or
+ * a read finds nothing, others are to have their turn, and for a while such calls
+ * go the long way.
+ */
+static bool done_here(const struct disk_req *req, struct host_io *io, int64_t *result)
+{
+    enum { PAGE = 4096, MOST = 1 << 20, SLOW_NS = 2000000, PAUSE_NS = 100000000, SKIP = 32 };
+    struct raw *r = raw_of(req);
+
+    if (!r->own_io || req->work.step != STEP_MOVE || io->dsync || req->length > MOST)
+        return false;
+    if (io->op == HOST_READ) {
+        if (r->own_reads_skip) {
+            r->own_reads_skip--;
+            return false;
+        }
+        io->nowait = true;
+        *result = host_call(r->fd, io);
+        if (*result >= 0)
+            return true;
+        /* This one and those that follow; for good, if the file system cannot tell. */
+        r->own_reads_skip = *result == -EOPNOTSUPP ? UINT_MAX : SKIP;
+        return false;
+    }
+    /* Of a page that is written in part, the rest might have to be read. */
+    if (r->sync || (io->offset | req->length) % PAGE)
+        return false;
+    uint64_t begin = os_clock_ns();
+    if (begin < r->own_writes_from)
+        return false;
+    *result = host_call(r->fd, io);
+    uint64_t end = os_clock_ns();
+    if (end - begin > SLOW_NS)
+        r->own_writes_from = end + PAUSE_NS;
+    return true;
+}
+
 static void issue(struct disk_req *req)
 {
     struct raw *r = raw_of(req);
     struct disk_work *w = &req->work;
     struct host_io io;
+    int64_t result;
 
     if (r->disk.hurry) {
         finish(req, -EIO);
@@ -118,7 +161,9 @@ static void issue(struct disk_req *req)
     if (w->step == STEP_MOVE && w->nat)
         w->one = (struct iovec){.iov_base = w->at->iov_base, .iov_len = MOST_MOVED};
     raw_io(req, &io);
-    if (!r->ring || !ring_can(&io))
+    if (done_here(req, &io, &result))
+        raw_result(req, result);
+    else if (!r->ring || !ring_can(&io))
         pool_add(r->pool, req);
     else if (r->waiting.first || !ring_add(r->ring, req, &io))
         disk_list_add(&r->waiting, req);

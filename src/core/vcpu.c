@@ -21,6 +21,9 @@
 #include "util/bytes.h"
 #include "util/log.h"
 
+/* A request to a disk in the page cache is done sooner than that. */
+enum { HALT_SPIN_NS = 50000 };
+
 enum vcpu_thread_state { VCPU_NO_THREAD, VCPU_PARKED, VCPU_RUNNING, VCPU_END };
 
 struct vcpu_call_entry {
@@ -80,9 +83,18 @@ static bool nobody_left(struct vm *vm)
     return all_asleep(vm, after) && memcmp(before, after, vm->nvcpus * sizeof(before[0])) == 0;
 }
 
+static bool has_events(void *arg)
+{
+    struct vcpu *vcpu = arg;
+    return atomic_load_explicit(&vcpu->events, memory_order_relaxed);
+}
+
 static void vcpu_sleep(struct vcpu *vcpu, uint32_t kind, uint64_t deadline)
 {
     if (deadline != NO_DEADLINE && deadline <= os_clock_ns())
+        return;
+    /* Awake as yet, so that who raises an event soon needs no system call for it. */
+    if (spin_until(&vcpu->halt_spin, deadline, has_events, vcpu))
         return;
     uint32_t count = (atomic_load(&vcpu->sleep) & ~(uint32_t)SLEEP_KIND) + SLEEP_ONE;
     atomic_store(&vcpu->sleep, count | kind);
@@ -92,6 +104,7 @@ static void vcpu_sleep(struct vcpu *vcpu, uint32_t kind, uint64_t deadline)
         os_wait(&vcpu->events, 0, deadline);
     }
     atomic_store(&vcpu->sleep, count | SLEEP_NOT);
+    spin_slept(&vcpu->halt_spin);
 }
 
 /* ---- the thread ---- */
@@ -216,6 +229,7 @@ void vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id)
     vcpu->id = id;
     vcpu->apic_id = id;
     vcpu->host_cpu = -1;
+    vcpu->halt_spin.most = HALT_SPIN_NS;
     pthread_mutex_init(&vcpu->lock, NULL);
     pthread_cond_init(&vcpu->changed, NULL);
 }

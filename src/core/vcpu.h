@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "core/accel.h"
+#include "os/spin.h"
 #include "core/intc.h"
 
 enum vcpu_event {
@@ -52,6 +53,7 @@ struct vcpu {
     enum vcpu_exit last_exit;      /* why run() last returned; the vCPU's thread only */
     _Atomic uint32_t sleep;        /* how it sleeps on `events`, and a count of its sleeps */
     _Atomic bool kickable;         /* between accel->vcpu_init and vcpu_fini */
+    struct spin halt_spin;         /* the vCPU's thread only */
 };
 
 /*

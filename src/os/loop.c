@@ -14,6 +14,7 @@
 
 #include "os/clock.h"
 #include "os/loop_poll.h"
+#include "os/spin.h"
 #include "util/log.h"
 
 struct loop_fd {
@@ -36,6 +37,12 @@ struct loop {
     struct poller *poller;
     _Atomic bool stop;
 
+    _Atomic bool sleeping; /* or about to: a post has to wake the poller */
+    struct spin spin;
+    unsigned skipped;   /* turns in a row that did not look at files, because posts came at once */
+    struct post *spare; /* where the next posts go, and its room */
+    size_t spare_cap;
+
     struct loop_fd *fds, *dead;
     unsigned nalways; /* files with `always` set and something watched */
 
@@ -44,7 +51,8 @@ struct loop {
     unsigned ntimers, heap_cap;
     uint64_t armed; /* what the poller was told: never later than heap[0] */
     struct post *posts;
-    size_t nposts, posts_cap;
+    _Atomic size_t nposts; /* looked at without it, too */
+    size_t posts_cap;
 };
 
 int loop_new(struct loop **out)
@@ -151,6 +159,7 @@ void loop_free(struct loop *l)
     pthread_mutex_destroy(&l->lock);
     free(l->heap);
     free(l->posts);
+    free(l->spare);
     free(l);
 }
 
@@ -282,8 +291,9 @@ int loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
     int error = 0;
 
     pthread_mutex_lock(&l->lock);
-    bool first = l->nposts == 0;
-    if (l->nposts == l->posts_cap) {
+    size_t n = atomic_load_explicit(&l->nposts, memory_order_relaxed);
+    bool wake = n == 0 && atomic_load_explicit(&l->sleeping, memory_order_relaxed);
+    if (n == l->posts_cap) {
         size_t cap = l->posts_cap ? 2 * l->posts_cap : 16;
         struct post *posts = realloc(l->posts, cap * sizeof(*posts));
         if (posts) {
@@ -293,25 +303,31 @@ int loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
             error = -ENOMEM;
         }
     }
-    if (!error)
-        l->posts[l->nposts++] = (struct post){.fn = fn, .arg = arg};
+    if (!error) {
+        l->posts[n] = (struct post){.fn = fn, .arg = arg};
+        atomic_store_explicit(&l->nposts, n + 1, memory_order_release);
+    }
     pthread_mutex_unlock(&l->lock);
-    if (first && !error)
+    if (wake && !error)
         poller_wake(l->poller);
     return error;
 }
 
 static void run_posts(struct loop *l)
 {
+    if (!atomic_load_explicit(&l->nposts, memory_order_relaxed))
+        return;
     pthread_mutex_lock(&l->lock);
     struct post *posts = l->posts;
-    size_t n = l->nposts;
-    l->posts = NULL;
-    l->nposts = l->posts_cap = 0;
+    size_t cap = l->posts_cap, n = atomic_load_explicit(&l->nposts, memory_order_relaxed);
+    l->posts = l->spare;
+    l->posts_cap = l->spare_cap;
+    atomic_store_explicit(&l->nposts, 0, memory_order_relaxed);
     pthread_mutex_unlock(&l->lock);
     for (size_t i = 0; i < n; i++)
         posts[i].fn(posts[i].arg);
-    free(posts);
+    l->spare = posts;
+    l->spare_cap = cap;
 }
 
 /* ---- the loop ---- */
@@ -333,11 +349,47 @@ static void run_always(struct loop *l)
     }
 }
 
+void loop_spin(struct loop *l, uint64_t most_ns) { l->spin = (struct spin){.most = most_ns}; }
+
+static bool posted(void *arg)
+{
+    struct loop *l = arg;
+    return atomic_load_explicit(&l->nposts, memory_order_relaxed) ||
+           atomic_load_explicit(&l->stop, memory_order_relaxed);
+}
+
+/* Waits for files, the nearest deadline or a post. */
+static int wait_for_events(struct loop *l, struct poller_event *ev, int max, uint64_t timeout_ns)
+{
+    enum { MOST_SKIPPED = 8 };
+    bool spins = timeout_ns && l->spin.most;
+    if (spins && spin_until(&l->spin, NO_DEADLINE, posted, l)) {
+        if (l->skipped++ < MOST_SKIPPED)
+            return 0;
+        timeout_ns = 0;
+    }
+    l->skipped = 0;
+    if (timeout_ns) {
+        /* Who posts after this sees that we sleep; what was posted before, we see. */
+        pthread_mutex_lock(&l->lock);
+        bool nothing = atomic_load_explicit(&l->nposts, memory_order_relaxed) == 0;
+        atomic_store_explicit(&l->sleeping, nothing, memory_order_relaxed);
+        pthread_mutex_unlock(&l->lock);
+        if (!nothing)
+            timeout_ns = 0;
+    }
+    int n = poller_wait(l->poller, ev, max, timeout_ns);
+    atomic_store_explicit(&l->sleeping, false, memory_order_relaxed);
+    if (spins && timeout_ns)
+        spin_slept(&l->spin);
+    return n;
+}
+
 int loop_turn(struct loop *l, uint64_t timeout_ns)
 {
     struct poller_event ev[64];
 
-    int n = poller_wait(l->poller, ev, 64, l->nalways ? 0 : timeout_ns);
+    int n = wait_for_events(l, ev, 64, l->nalways ? 0 : timeout_ns);
     if (n < 0)
         return n;
     for (int i = 0; i < n; i++) {

@@ -21,6 +21,14 @@ void loop_free(struct loop *);
 
 /* Serves events until loop_stop(), also one that came before; returns 0 or -errno. */
 int loop_run(struct loop *);
+/*
+ * From now on the loop, before it sleeps, looks for posts for up to `most_ns`, as
+ * long as the last ones came so soon after it had nothing to do: to wake a thread
+ * takes longer than many a request. After a longer wait it sleeps at once, so an
+ * idle loop costs nothing. Files wait meanwhile. Before loop_run(), or on its thread.
+ */
+void loop_spin(struct loop *, uint64_t most_ns);
+
 /* One round: waits at most timeout_ns (0: polls; NO_DEADLINE: for ever) and serves what is there. For tests. */
 int loop_turn(struct loop *, uint64_t timeout_ns);
 void loop_stop(struct loop *); /* any thread, async-signal-safe */

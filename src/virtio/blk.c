@@ -27,6 +27,8 @@
  */
 #define BUDGET MiB(64)
 #define RANGES_COST MiB(1)
+#define SPIN_NS 50000 /* a driver that has one request after the other needs less for the next one */
+#define PART KiB(256) /* of a batch, whose results the driver gets while we are at the next */
 
 enum feature {
     F_SEG_MAX = 2,
@@ -356,6 +358,7 @@ static void blk_notify(struct virtio_dev *dev, unsigned index)
         return;
     }
     bool room = true;
+    uint64_t part = 0;
     vq_kicks_off(q);
     for (unsigned n = 0; n < QUEUE_SIZE; n++) { /* then others may have their turn */
         struct request *r = new_request(b);
@@ -384,7 +387,12 @@ static void blk_notify(struct virtio_dev *dev, unsigned index)
         b->inflight[index]++;
         b->total++;
         b->bytes += r->cost;
+        part += r->cost;
         begin(r);
+        if (part >= PART) {
+            disk_submit(b->disk);
+            part = 0;
+        }
     }
     disk_submit(b->disk);
     if (room && vq_kicks_on(q))
@@ -506,6 +514,7 @@ int blk_new(struct virtio_dev **out, struct guest_mem *mem, const char *image, c
         free(b);
         return err;
     }
+    loop_spin(b->dev.loop, SPIN_NS);
     err = disk_open(image, &o->disk, b->dev.loop, &b->disk, why, n);
     if (err) {
         blk_free(&b->dev);

@@ -58,8 +58,9 @@ static void storm_on(const char *dir, struct disk_options o, unsigned align, int
 
 static void each_engine(void (*fn)(struct disk_options))
 {
-    const struct disk_options threads = {.aio = DISK_AIO_THREADS}, ring = {.aio = DISK_AIO_URING};
+    const struct disk_options threads = {.aio = DISK_AIO_THREADS}, ring = {.aio = DISK_AIO_URING}, automatic = {0};
     fn(threads);
+    fn(automatic); /* with what is copied from and to the page cache at once */
     if (ring_works())
         fn(ring);
 }
@@ -257,6 +258,38 @@ static void test_chains(void **state)
 }
 
 /* ---- errors are the request's ---- */
+
+/* What the page cache does not have comes all the same, and what it has in part. */
+static void cold(struct disk_options o)
+{
+    enum { SIZE = 2 << 20, PIECE = 100 << 10 };
+    static unsigned char pattern[SIZE], memory[PIECE];
+
+    new_image(SIZE);
+    int fd = open(image, O_RDWR);
+    for (unsigned i = 0; i < SIZE; i++)
+        pattern[i] = (unsigned char)(i * 7 + (i >> 12));
+    assert_int_equal(write(fd, pattern, SIZE), SIZE);
+    assert_int_equal(fsync(fd), 0);
+    struct disk *disk = open_ok(loop, image, &o);
+    for (unsigned at = 0; at + PIECE <= SIZE; at += PIECE) {
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        if (at / PIECE % 2)
+            assert_int_equal(pread(fd, memory, 1, at + PIECE / 2), 1);
+        memset(memory, 0, PIECE);
+        assert_int_equal(disk_pread(loop, disk, memory, PIECE, at), 0);
+        assert_memory_equal(memory, pattern + at, PIECE);
+    }
+    disk_close(disk);
+    close(fd);
+    unlink(image);
+}
+
+static void test_cold(void **state)
+{
+    (void)state;
+    each_engine(cold);
+}
 
 static void wrong_requests(struct disk_options o)
 {
@@ -493,7 +526,7 @@ int main(void)
         cmocka_unit_test(test_contents),    cmocka_unit_test(test_direct), cmocka_unit_test(test_neighbours),
         cmocka_unit_test(test_many_iovecs), cmocka_unit_test(test_chains), cmocka_unit_test(test_wrong_requests),
         cmocka_unit_test(test_too_large),   cmocka_unit_test(test_full),   cmocka_unit_test(test_space),
-        cmocka_unit_test(test_refresh),     cmocka_unit_test(test_device),
+        cmocka_unit_test(test_refresh),     cmocka_unit_test(test_device), cmocka_unit_test(test_cold),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

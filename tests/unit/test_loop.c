@@ -443,6 +443,7 @@ static void test_posts(void **state)
     static struct poster p[3];
     pthread_t t[3];
     (void)state;
+    memset(p, 0, sizeof(p));
     posters_left = 3;
     for (int i = 0; i < 3; i++)
         assert_int_equal(pthread_create(&t[i], NULL, poster_thread, &p[i]), 0);
@@ -451,6 +452,14 @@ static void test_posts(void **state)
         pthread_join(t[i], NULL);
         assert_int_equal(p[i].next, POSTS);
     }
+}
+
+/* The same by a loop that looks for posts, and never stops looking, before it sleeps. */
+static void test_posts_spinning(void **state)
+{
+    loop_spin(loop, 3600 * NS_PER_S);
+    assert_int_equal(loop_turn(loop, 1000000), 0); /* what it takes for the first look */
+    test_posts(state);
 }
 
 static unsigned reposted;
@@ -471,6 +480,30 @@ static void test_repost(void **state)
         assert_int_equal(loop_turn(loop, NO_DEADLINE), 0);
         assert_int_equal(reposted, i);
     }
+}
+
+/* Posts that come without end keep nobody from files. */
+static void test_files_spinning(void **state)
+{
+    struct loop_fd *w;
+    unsigned got = 0, turns = 0;
+    int p[2];
+    (void)state;
+    loop_spin(loop, 3600 * NS_PER_S);
+    assert_int_equal(loop_turn(loop, 1000000), 0);
+    assert_int_equal(pipe(p), 0);
+    assert_int_equal(loop_fd_add(loop, p[0], LOOP_READ, read_one, &got, &w), 0);
+    assert_int_equal(write(p[1], "x", 1), 1);
+    reposted = 0;
+    loop_post(loop, repost_fn, NULL);
+    while (!got) {
+        assert_true(turns++ < 20);
+        assert_int_equal(loop_turn(loop, NO_DEADLINE), 0);
+    }
+    assert_int_equal(reposted, turns);
+    loop_fd_remove(w);
+    close(p[0]);
+    close(p[1]);
 }
 
 static void test_stop_before_run(void **state)
@@ -514,7 +547,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_remove_other, setup, teardown),
         cmocka_unit_test_setup_teardown(test_always_ready, setup, teardown),
         cmocka_unit_test_setup_teardown(test_posts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_posts_spinning, setup, teardown),
         cmocka_unit_test_setup_teardown(test_repost, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_files_spinning, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_before_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_before_run_with_input, setup, teardown),
     };
