@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "os/clock.h"
 
@@ -400,12 +401,17 @@ static bool hba_busy(struct pci_dev *d)
     return busy;
 }
 
-void ahci_wait(struct ahci *hba)
+int ahci_wait_until(struct ahci *hba, uint64_t deadline_ns)
 {
+    uint64_t host = os_clock_to_host(deadline_ns);
+    const struct timespec until = {(time_t)(host / NS_PER_S), (long)(host % NS_PER_S)};
+    int err = 0;
     pthread_mutex_lock(&hba->lock);
-    while (hba->resetting)
-        pthread_cond_wait(&hba->settled, &hba->lock);
+    while (hba->resetting && !err)
+        err = deadline_ns == NO_DEADLINE ? pthread_cond_wait(&hba->settled, &hba->lock)
+                                         : pthread_cond_timedwait(&hba->settled, &hba->lock, &until);
     pthread_mutex_unlock(&hba->lock);
+    return -err;
 }
 
 static int hba_save(struct pci_dev *d, struct state_blob *out)
@@ -445,7 +451,7 @@ static int hba_load(struct pci_dev *d, const uint8_t *data, size_t len, size_t *
     struct ahci *hba = hba_of(d);
     size_t start = *pos;
     hba_reset(d);
-    ahci_wait(hba);
+    (void)ahci_wait_until(hba, NO_DEADLINE);
     pthread_mutex_lock(&hba->lock);
     int err = state_load(&ahci_desc, &hba->s, data, len, pos);
     for (unsigned i = 0; i < hba->nports && !err; i++) {
@@ -478,7 +484,7 @@ static void hba_free(struct pci_dev *d)
     pthread_mutex_lock(&hba->lock);
     hba->attached = false; /* the bus has taken the function apart already */
     pthread_mutex_unlock(&hba->lock);
-    ahci_stop(hba);
+    (void)ahci_stop_by(hba, NO_DEADLINE);
     pthread_mutex_lock(&hba->lock);
     for (unsigned i = 0; i < hba->nports; i++)
         forget(&hba->port[i]);
@@ -564,7 +570,11 @@ int ahci_new(struct ahci **out, struct pci_bus *bus, unsigned slot, unsigned fun
         return err;
     }
     pthread_mutex_init(&hba->lock, NULL);
-    pthread_cond_init(&hba->settled, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&hba->settled, &attr);
+    pthread_condattr_destroy(&attr);
     hba->mem = mem;
     hba->end = &hba->waiting;
     err = lay_out(hba, o->ndrives);
@@ -595,13 +605,21 @@ int ahci_new(struct ahci **out, struct pci_bus *bus, unsigned slot, unsigned fun
 
 int ahci_start(struct ahci *hba) { return io_thread_start(hba->io); }
 
-void ahci_stop(struct ahci *hba)
+void ahci_reset(struct ahci *hba)
+{
+    if (io_thread_running(hba->io))
+        hba_reset(&hba->pci);
+}
+
+int ahci_stop_by(struct ahci *hba, uint64_t deadline_ns)
 {
     if (!io_thread_running(hba->io))
-        return;
+        return 0;
     hba_reset(&hba->pci);
-    ahci_wait(hba);
-    io_thread_stop(hba->io);
+    int err = ahci_wait_until(hba, deadline_ns);
+    if (!err)
+        io_thread_stop(hba->io);
+    return err;
 }
 
 bool ahci_needs_network(struct ahci *hba)

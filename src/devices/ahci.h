@@ -46,10 +46,16 @@ void ahci_options_free(struct ahci_options *);
 int ahci_new(struct ahci **out, struct pci_bus *, unsigned slot, unsigned func, struct guest_mem *,
              const struct ahci_options *, char *why, size_t n);
 int ahci_start(struct ahci *); /* 0 or -errno */
-/* Resets the controller and ends its thread: vCPUs are parked for good. Harmless if repeated. */
-void ahci_stop(struct ahci *);
-/* Waits for the end of a reset that is under way: no DMA comes after it. Not with a lock held. */
-void ahci_wait(struct ahci *);
+/* Starts a reset, if the thread runs. vCPUs parked. */
+void ahci_reset(struct ahci *);
+/* Waits for the end of a reset that is under way: no DMA comes after it. Not with a lock held. 0 or -ETIMEDOUT. */
+int ahci_wait_until(struct ahci *, uint64_t deadline_ns);
+/*
+ * Resets the controller and ends its thread: vCPUs are parked for good. Harmless
+ * if repeated. 0, or -ETIMEDOUT: there is still DMA at `deadline_ns`
+ * (os_clock_ns() time), and nothing may be freed.
+ */
+int ahci_stop_by(struct ahci *, uint64_t deadline_ns);
 
 /* Do its disks need the network while the guest runs? */
 bool ahci_needs_network(struct ahci *);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/ahci.h"
 #include "devices/uart.h"
 #include "os/clock.h"
 #include "pci/bridges.h"
@@ -66,6 +67,37 @@ static int new_blk(struct pc *pc, unsigned slot, unsigned func, const char *opti
         return err;
     pc->has_disk = true;
     return add_virtio(pc, slot, func, dev);
+}
+
+/* `kind` as ahci_parse() has it. */
+static int add_ahci(struct pc *pc, unsigned slot, unsigned func, int kind, const char *options, char *why, size_t n)
+{
+    struct ahci_options o;
+    struct ahci *ahci = NULL;
+    int err = ahci_parse(options, kind, &o, why, n);
+    if (!err)
+        err = ahci_new(&ahci, &pc->pci, slot, func, &pc->vm->mem, &o, why, n);
+    ahci_options_free(&o);
+    if (err)
+        return err;
+    pc->has_disk = true;
+    pc->ahci[pc->nahci++] = ahci;
+    return ahci_start(ahci);
+}
+
+static int new_ahci(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    return add_ahci(pc, slot, func, -1, options, why, n);
+}
+
+static int new_ahci_hd(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    return add_ahci(pc, slot, func, AHCI_DISK, options, why, n);
+}
+
+static int new_ahci_cd(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    return add_ahci(pc, slot, func, AHCI_CD, options, why, n);
 }
 
 /* The options of a NIC and its address; tap: the first of them is the name of an interface. */
@@ -168,6 +200,9 @@ int device_new(struct pc *pc, unsigned slot, unsigned func, const char *spec, ch
         {"amd_hostbridge", amd_hostbridge_new, NULL},
         {"lpc", lpc_new, NULL},
         {"dummy", pci_dummy_new, NULL},
+        {"ahci", NULL, new_ahci},
+        {"ahci-cd", NULL, new_ahci_cd},
+        {"ahci-hd", NULL, new_ahci_hd},
         {"uart", NULL, new_uart},
         {"virtio-blk", NULL, new_blk},
         {"virtio-net", NULL, new_net},
@@ -228,16 +263,25 @@ static int too_long(const char *name, unsigned seconds)
     return -ETIMEDOUT;
 }
 
+/* A device with an I/O thread: the nth of all, virtio first. */
+static int wait_for(struct pc *pc, unsigned n, uint64_t deadline)
+{
+    return n < pc->nvirtio ? virtio_wait_until(pc->virtio[n], deadline)
+                           : ahci_wait_until(pc->ahci[n - pc->nvirtio], deadline);
+}
+
+static const char *name_of(struct pc *pc, unsigned n) { return n < pc->nvirtio ? pc->virtio[n]->ops->name : "ahci"; }
+
 int devices_settle(struct pc *pc, const bool *quit)
 {
     uint64_t end = os_clock_ns() + SETTLE_S * NS_PER_S;
-    for (unsigned i = 0; i < pc->nvirtio; i++)
-        for (uint64_t now; virtio_wait_until(pc->virtio[i], (now = os_clock_ns()) + SETTLE_TICK_NS);) {
+    for (unsigned i = 0; i < pc->nvirtio + pc->nahci; i++)
+        for (uint64_t now; wait_for(pc, i, (now = os_clock_ns()) + SETTLE_TICK_NS);) {
             (void)loop_turn(pc->vm->loop, 0); /* signals */
             if (*quit)
                 return -ECANCELED;
             if (now > end)
-                return too_long(pc->virtio[i]->ops->name, SETTLE_S);
+                return too_long(name_of(pc, i), SETTLE_S);
         }
     return 0;
 }
@@ -250,6 +294,8 @@ void devices_need(const struct pc *pc, struct sandbox_needs *needs)
         needs->network |= blk_needs_network(pc->virtio[i]);
         nic_needs(pc->virtio[i], needs);
     }
+    for (unsigned i = 0; i < pc->nahci; i++)
+        needs->network |= ahci_needs_network(pc->ahci[i]);
 }
 
 int devices_stop(struct pc *pc)
@@ -261,8 +307,13 @@ int devices_stop(struct pc *pc)
         if (io_thread_running(pc->virtio[i]->io))
             virtio_reset(pc->virtio[i]); /* all are told before any is waited for */
     }
+    for (unsigned i = 0; i < pc->nahci; i++)
+        ahci_reset(pc->ahci[i]);
     for (unsigned i = 0; i < pc->nvirtio; i++)
         if (virtio_stop_by(pc->virtio[i], end))
             err = too_long(pc->virtio[i]->ops->name, STOP_S);
+    for (unsigned i = 0; i < pc->nahci; i++)
+        if (ahci_stop_by(pc->ahci[i], end))
+            err = too_long("ahci", STOP_S);
     return err;
 }

@@ -52,6 +52,8 @@ struct pc {
     struct pci_bus pci;
     struct virtio_dev *virtio[PCI_SLOTS * PCI_FUNCS]; /* in no order; the bus owns them */
     unsigned nvirtio;
+    struct ahci *ahci[PCI_SLOTS * PCI_FUNCS]; /* the same */
+    unsigned nahci;
     bool has_disk, has_socket; /* has_socket: a serial port on PCI with a line that accepts connections */
 
     /* Wires with several sources: see enum pc_source in pc.c. */
