@@ -368,10 +368,10 @@ def kernel(name):
     return os.path.join(GUESTS, name)
 
 
-def initrd(name, modules=(), agent=True):
-    """An initrd for that kernel: with the agent, or with the interactive shell."""
+def initrd(name, modules=(), agent=True, files=()):
+    """An initrd for that kernel: with the agent, or with the interactive shell. files: of the host, to land in /bin."""
     folder = kernel(name)
-    key = "-".join(["test" if agent else "shell", name, *modules])
+    key = "-".join(["test" if agent else "shell", name, *modules, *map(os.path.basename, files)])
     path = os.path.join(GUESTS, key + ".cpio")
     with _making:
         if key not in _made:
@@ -380,6 +380,8 @@ def initrd(name, modules=(), agent=True):
                 command += ["-r", os.path.join(folder, "root")]
             for module in modules:
                 command += ["-m", module]
+            for file in files:
+                command += ["-f", f"{file}=bin/{os.path.basename(file)}"]
             if agent:
                 command += ["-a", os.path.join(TOP, "tests", "boot", "agent.sh")]
             subprocess.run(command + [path], check=True, stdin=subprocess.DEVNULL)
@@ -387,9 +389,24 @@ def initrd(name, modules=(), agent=True):
     return path
 
 
-def boot(name, cmdline="", modules=("button", "evdev"), agent=True, quick=QUICK):
+def boot(name, cmdline="", modules=("button", "evdev"), agent=True, quick=QUICK, files=()):
     """The -f option that boots this kernel with its initrd."""
-    return ["-f", f"kexec,{kernel(name)}/vmlinuz,{initrd(name, modules, agent)},{quick} {cmdline}".rstrip()]
+    return ["-f", f"kexec,{kernel(name)}/vmlinuz,{initrd(name, modules, agent, files)},{quick} {cmdline}".rstrip()]
+
+
+def disk(folder):
+    """A copy of the root disk of scripts/make-disk.sh, which the guest may write to. Skips where it cannot be made."""
+    with _making:
+        if "disk" not in _made:
+            done = subprocess.run([os.path.join(TOP, "scripts", "make-disk.sh")], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            _made["disk"] = (done.returncode == 0, done.stdout.decode().strip().split("\n")[-1])
+        good, said = _made["disk"]
+    if not good:
+        raise Skip(said)
+    path = os.path.join(folder, "root.img")
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", os.path.join(GUESTS, "disk", "disk.img"), path], check=True)
+    return path
 
 
 # Whoever starts the tests in the background of a shell has these ignored, and xhyve leaves what is ignored alone.
