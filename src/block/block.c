@@ -9,6 +9,7 @@
 
 #include "block/impl.h"
 #include "os/clock.h"
+#include "util/log.h"
 
 /* ---- lists ---- */
 
@@ -189,7 +190,26 @@ void disk_close(struct disk *disk)
 
 const struct disk_info *disk_info(const struct disk *disk) { return &disk->info; }
 
-int disk_refresh(struct disk *disk) { return disk->ops->refresh ? disk->ops->refresh(disk) : 0; }
+int disk_refresh(struct disk *disk)
+{
+    uint64_t before = disk->info.size;
+    int error = disk->ops->refresh ? disk->ops->refresh(disk) : -EOPNOTSUPP;
+
+    if (error == -EOPNOTSUPP)
+        log_warn(
+            "disk '%s': its size is looked at when it is opened only; start xhyve anew to see whether it has grown",
+            disk->spec);
+    else if (error == -EINVAL)
+        log_warn("disk '%s': its size has become none that a disk of %u-byte sectors can have; for the guest it "
+                 "stays %llu bytes",
+                 disk->spec, disk->info.logical, (unsigned long long)before);
+    else if (error)
+        log_warn("disk '%s': its size cannot be looked at: %s", disk->spec, strerror(-error));
+    else if (before != disk->info.size)
+        log_info("disk '%s' has %llu bytes now, and had %llu", disk->spec, (unsigned long long)disk->info.size,
+                 (unsigned long long)before);
+    return error;
+}
 
 /* ---- opening ---- */
 

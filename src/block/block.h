@@ -162,7 +162,11 @@ unsigned disk_inflight(const struct disk *); /* requests queued whose done() has
 void disk_hurry(struct disk *);
 enum { DISK_PATIENCE_S = 5, DISK_MOST_PATIENCE_S = 20 };
 
-/* Looks anew at the size of a file or device that may have grown; disk_info() tells. 0 or -errno, and then as before. */
+/*
+ * Looks anew at the size of a file or device that may have grown; disk_info()
+ * tells, and so does a line. 0; -errno, with a line that says why, and the size
+ * is as before (-EOPNOTSUPP: behind NBD a size is known from the beginning only).
+ */
 int disk_refresh(struct disk *);
 
 #endif

@@ -286,6 +286,13 @@ int devices_settle(struct pc *pc, const bool *quit)
     return 0;
 }
 
+void devices_refresh_disks(struct pc *pc)
+{
+    for (unsigned i = 0; i < pc->nvirtio; i++)
+        if (blk_refresh(pc->virtio[i]))
+            log_error("out of memory: a disk's size is not looked at");
+}
+
 void devices_need(const struct pc *pc, struct sandbox_needs *needs)
 {
     needs->disk |= pc->has_disk;

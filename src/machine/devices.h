@@ -22,6 +22,8 @@ int devices_started(struct pc *);
  * *quit became true; -ETIMEDOUT, said in a line: a device does not end what it is at.
  */
 int devices_settle(struct pc *, const bool *quit);
+/* Every disk, of whatever controller, looks at the size of its image and tells the guest if it has changed. Any thread. */
+void devices_refresh_disks(struct pc *);
 /* Adds what the devices need of the host while the guest runs. */
 void devices_need(const struct pc *, struct sandbox_needs *);
 /* Ends the devices' threads. vCPUs parked for good. 0; -ETIMEDOUT, said in a line: one goes on, and the machine cannot be freed. */

@@ -130,12 +130,18 @@ static int write_pid_file(struct machine *m)
 
 /*
  * SIGTERM presses the power button, if the guest's system listens to it. One
- * that comes later than the grace time ends the VM; so do the other signals.
+ * that comes later than the grace time ends the VM; so do the other signals, but
+ * for a SIGHUP from somebody whose disks have grown.
  */
 #define TERM_GRACE_NS (3 * NS_PER_S)
-static void on_signal(void *arg, int signal)
+static void on_signal(void *arg, int signal, bool hangup)
 {
     struct machine *m = arg;
+    if (signal == SIGHUP && !hangup) {
+        if (m->pc)
+            pc_refresh_disks(m->pc);
+        return;
+    }
     if (signal == SIGTERM) {
         if (!m->term_ns)
             m->term_ns = os_clock_ns();

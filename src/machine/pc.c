@@ -633,6 +633,8 @@ int pc_reset(struct pc *pc, const bool *quit)
     return 0;
 }
 
+void pc_refresh_disks(struct pc *pc) { devices_refresh_disks(pc); }
+
 bool pc_power_button(struct pc *pc) { return acpi_pm_power_button(&pc->acpi_pm); }
 
 void pc_needs(const struct pc *pc, struct sandbox_needs *needs)

@@ -98,6 +98,9 @@ int pc_set_lapic(struct pc *, struct vcpu *);
  */
 int pc_reset(struct pc *, const bool *quit);
 
+/* The disks may have grown: looks, and tells the guest. Any thread. */
+void pc_refresh_disks(struct pc *);
+
 /* True: the guest's system has been told. Any thread. */
 bool pc_power_button(struct pc *);
 

@@ -2,6 +2,7 @@
 #include "os/signals.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -13,9 +14,20 @@
 
 /* Signals come to the process, which has one user of them: nothing of a VM's is kept here. */
 static struct watch {
-    void (*fn)(void *arg, int signal);
+    void (*fn)(void *arg, int signal, bool hangup);
     void *arg;
+    bool terminal[3]; /* standard input, output, error are one */
 } watch;
+
+static bool terminal_gone(const struct watch *w)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        struct pollfd p = {.fd = fd};
+        if (w->terminal[fd] && poll(&p, 1, 0) == 1 && p.revents & POLLHUP)
+            return true;
+    }
+    return false;
+}
 
 static void readable(void *arg, int fd, unsigned events)
 {
@@ -23,7 +35,8 @@ static void readable(void *arg, int fd, unsigned events)
     struct signalfd_siginfo info;
     (void)events;
     while (read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        w->fn(w->arg, (int)info.ssi_signo);
+        w->fn(w->arg, (int)info.ssi_signo,
+              info.ssi_signo == SIGHUP && (info.ssi_code == SI_KERNEL || terminal_gone(w)));
 }
 
 static bool ignored(int signal_number)
@@ -32,7 +45,7 @@ static bool ignored(int signal_number)
     return sigaction(signal_number, NULL, &old) == 0 && old.sa_handler == SIG_IGN;
 }
 
-int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal), void *arg)
+int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal, bool hangup), void *arg)
 {
     static const int optional[] = {SIGINT, SIGHUP, SIGQUIT};
     sigset_t set;
@@ -50,6 +63,8 @@ int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal), void *ar
     if (fd < 0)
         return -errno;
     watch = (struct watch){.fn = fn, .arg = arg};
+    for (int i = 0; i < 3; i++)
+        watch.terminal[i] = isatty(i);
     struct loop_fd *watched;
     err = loop_fd_add(loop, fd, LOOP_READ, readable, &watch, &watched);
     if (err)

@@ -536,8 +536,7 @@ static void refresh(void *arg)
 {
     struct blk *b = arg;
     uint8_t capacity[8];
-    if (disk_refresh(b->disk))
-        return;
+    disk_refresh(b->disk);
     put_le64(capacity, disk_info(b->disk)->size >> SECTOR_SHIFT);
     virtio_config_set(&b->dev, CAPACITY, capacity, sizeof(capacity));
 }

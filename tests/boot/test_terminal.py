@@ -42,7 +42,6 @@ def shell(t):
 ENDS = [
     ("SIGTERM", signal.SIGTERM, None),
     ("SIGINT", signal.SIGINT, None),
-    ("SIGHUP", signal.SIGHUP, None),
     ("SIGQUIT", signal.SIGQUIT, None),
     ("SIGABRT", signal.SIGABRT, -signal.SIGABRT),
     ("SIGSEGV", signal.SIGSEGV, -signal.SIGSEGV),
@@ -70,6 +69,23 @@ def restored(t):
                 if wanted is not None:
                     expect(g.process.returncode == wanted, f"ended with {g.process.returncode}, not {wanted}")
                 g.terminal_restored()
+
+
+@test("terminal: gone")
+def gone(t):
+    image = f"{kernel('cloud')}/vmlinuz"
+    args = ["-f", f"kexec,{image},,console=ttyS0 earlyprintk=ttyS0"]
+    with t.case("the VM ends with its terminal, not with a SIGHUP from somebody"):
+        with Guest("terminal-gone", args, terminal=True) as g:
+            g.wait(r"\w+", 60)
+            g.signal(signal.SIGHUP)
+            g.wait(r"\w+", 60)
+            expect(g.process.poll() is None, "it ended by a SIGHUP")
+            nothing = os.open("/dev/null", os.O_RDWR)
+            os.dup2(nothing, g.master)  # the last descriptor of the terminal's other side
+            os.close(nothing)
+            g.exit(10)
+            expect(g.process.returncode == 0, f"ended with {g.process.returncode}")
 
 
 @test("make demo without a terminal")

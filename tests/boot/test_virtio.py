@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -152,6 +153,17 @@ def queue(guest, name, device="vda"):
     return guest.run(f"cat /sys/block/{device}/queue/{name}")
 
 
+def grow(guest, path, mib):
+    """Gives an image another size, tells xhyve, and has the guest write up to its end."""
+    os.truncate(path, mib << 20)
+    guest.signal(signal.SIGHUP)
+    guest.run(f"i=0; until [ $(cat /sys/block/vda/size) = {mib << 11} ]; do i=$((i+1)); [ $i -lt 100 ]; sleep 0.1; done")
+    expect_equal(guest.run("cat /sys/block/vda/size"), str(mib << 11), "sectors")
+    guest.run("dd if=/dev/urandom of=/tmp/end bs=1M count=8 2>&1")
+    guest.run(f"dd if=/tmp/end of=/dev/vda bs=1M seek={mib - 8} conv=fsync 2>&1", 60)
+    expect_equal(on_host(path, (mib - 8) << 20, 8 << 20), guest.run("md5sum /tmp/end").split()[0], "the new end")
+
+
 @test("virtio: virtio-blk under Linux")
 def blk(t):
     with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
@@ -193,6 +205,8 @@ def blk(t):
                 expect_equal(g.run("cut -c35 /sys/block/vdb/device/features"), "1", "the feature bit of packed rings")
                 g.run("dd if=/dev/vdb of=/dev/null bs=64k 2>&1")
                 g.run("! dd if=/tmp/a of=/dev/vdb bs=4k count=1 conv=fsync 2>&1")
+            with t.case("SIGHUP: the image has grown, and the guest sees it and can use it"):
+                grow(g, path, 288)
             with t.case("a reboot in the middle of writes"):
                 g.send("dd if=/tmp/a of=/dev/vda bs=4k seek=40000 & sleep 0.2; reboot -f\n")
                 g.ready()
@@ -205,6 +219,8 @@ def blk(t):
                 g.run("mount -t ext4 /dev/vda /mnt")
                 expect_equal(g.run("md5sum /mnt/1 | cut -d' ' -f1", 60), wanted, "checksum")
                 g.run("dd if=/dev/zero of=/mnt/2 bs=1M count=8 conv=fsync 2>&1; umount /mnt")
+            with t.case("SIGHUP: the same over the legacy interface"):
+                grow(g, path, 320)
             with t.case("a second VM on the image is refused by name"):
                 done = subprocess.run([XHYVE, "-a", ACCEL, "-l", "com1,null"] + disk + boot("cloud", modules=DISK),
                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
