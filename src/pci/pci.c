@@ -50,8 +50,10 @@ static uint32_t dev_read(struct pci_dev *d, unsigned off, unsigned size)
 static void dev_reset(struct pci_dev *d)
 {
     pci_msi_reset(d);
+    pthread_mutex_lock(&d->msi_lock); /* nobody sends half of a message */
     for (unsigned i = 0; i < sizeof(d->s.cfg); i++)
         pci_poke(d, i, d->init[i]);
+    pthread_mutex_unlock(&d->msi_lock);
     __atomic_store_n(&d->s.intx, 0, __ATOMIC_RELAXED);
     pci_bars_reset(d);
     pci_dev_sync(d);

@@ -24,18 +24,23 @@ static void start_msix(unsigned vectors)
     cfg_out(SLOT, 0, cap + 2, 2, 0x8000);
 }
 
+static void program_msi(void)
+{
+    cfg_out(SLOT, 0, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+    cfg_out(SLOT, 0, cap + 4, 4, 0xfee01003); /* the low bits are none */
+    cfg_out(SLOT, 0, cap + 8, 4, 0x00000005);
+    cfg_out(SLOT, 0, cap + 12, 2, 0x4041);
+    cfg_out(SLOT, 0, cap + 2, 2, 1);
+}
+
 static void start_msi(unsigned vectors)
 {
     pci_dev_init(&dev, &ops, 0x1234, 0x5678, 0xff0000, 1);
     pci_pm_init(&dev);
     assert_int_equal(pci_msi_init(&dev, vectors), 0);
     assert_int_equal(pci_add(&pci, &dev, SLOT, 0), 0);
-    cfg_out(SLOT, 0, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
     cap = find_cap(SLOT, PCI_CAP_MSI);
-    cfg_out(SLOT, 0, cap + 4, 4, 0xfee01003); /* the low bits are none */
-    cfg_out(SLOT, 0, cap + 8, 4, 0x00000005);
-    cfg_out(SLOT, 0, cap + 12, 2, 0x4041);
-    cfg_out(SLOT, 0, cap + 2, 2, 1);
+    program_msi();
 }
 
 static void entry_out(unsigned v, uint64_t addr, uint32_t data, bool masked)
@@ -378,12 +383,40 @@ static void test_threads(void **state)
     assert_int_equal(race.n[1], before + 1);
 }
 
+static void reset_sent(void *dev_, uint64_t addr, uint32_t data)
+{
+    if (addr != UINT64_C(0x5fee01000) || data != 0x4041)
+        atomic_fetch_add(&race.wrong, 1);
+    atomic_fetch_add(&race.n[0], 1);
+}
+
+/* A message that is sent while the function is being reset is the old one, or none. (A thread sanitizer sees more.) */
+static void test_reset_threads(void **state)
+{
+    pthread_t thread[2];
+    start_msi(8);
+    pci.msi = (struct msi_sink){.send = reset_sent, .dev = &race};
+    memset(&race, 0, sizeof(race));
+    for (unsigned i = 0; i < 2; i++)
+        pthread_create(&thread[i], NULL, notifier, NULL);
+    for (unsigned i = 0; i < 300; i++) {
+        for (unsigned before = race.n[0]; race.n[0] == before;)
+            sched_yield();
+        pci_bus_reset(&pci);
+        program_msi();
+    }
+    atomic_store(&race.stop, true);
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    assert_int_equal(race.wrong, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        PCI_TEST(test_table),         PCI_TEST(test_msix_masks), PCI_TEST(test_pin),
-        PCI_TEST(test_wrong_layouts), PCI_TEST(test_shared_bar), PCI_TEST(test_msi),
-        PCI_TEST(test_msi_all),       PCI_TEST(test_state),      PCI_TEST(test_threads),
+        PCI_TEST(test_table),      PCI_TEST(test_msix_masks),    PCI_TEST(test_pin),     PCI_TEST(test_wrong_layouts),
+        PCI_TEST(test_shared_bar), PCI_TEST(test_msi),           PCI_TEST(test_msi_all), PCI_TEST(test_state),
+        PCI_TEST(test_threads),    PCI_TEST(test_reset_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
