@@ -26,6 +26,7 @@ struct nbd_server {
     pid_t pid;
     int control; /* -1: qemu-nbd, which has none */
     int words;   /* its stderr; hangs up when it ends */
+    int claim;   /* a device that is written to is nobody else's to mount; -1: no such device */
 };
 
 enum { LISTEN_FD = 3, CONTROL_FD = 4, MOST_ARGS = 16, ARG_LEN = 9000 };
@@ -238,9 +239,11 @@ static int start(const struct command *c, int listening, struct nbd_server *s)
     return error;
 }
 
-static int may_use(const char *path, const struct disk_options *o, bool *device, char *why, size_t n)
+static int may_use(const char *path, const struct disk_options *o, bool *device, int *claim, char *why, size_t n)
 {
     struct stat st;
+
+    *claim = -1;
 
     /* The server locks it for itself; what stands in its way is better said by us. */
     int fd = open(path, O_CLOEXEC | O_NONBLOCK | (o->ro ? O_RDONLY : O_RDWR));
@@ -257,7 +260,14 @@ static int may_use(const char *path, const struct disk_options *o, bool *device,
                     ? image_lock(fd, path, !o->ro, why, n)
                     : disk_error(-ENOTBLK, why, n, "disk '%s' is neither file nor block device", path);
     close(fd);
-    return error;
+    if (error || !*device || o->ro)
+        return error;
+    *claim = open(path, O_CLOEXEC | O_NONBLOCK | O_RDWR | O_EXCL);
+    if (*claim < 0)
+        error = -errno;
+    if (error == -EBUSY)
+        return disk_error(error, why, n, "disk '%s' is in use: it is mounted, or part of another device", path);
+    return error ? disk_error(error, why, n, "disk '%s' cannot be opened: %s", path, strerror(-error)) : 0;
 }
 
 int nbd_server_start(const char *path, const char *format, const struct disk_options *o, int *fd,
@@ -269,12 +279,16 @@ int nbd_server_start(const char *path, const char *format, const struct disk_opt
 
     *fd = -1;
     *out = NULL;
-    int error = may_use(path, o, &device, why, n);
+    int claim, error = may_use(path, o, &device, &claim, why, n);
     if (error)
         return error;
     struct nbd_server *s = calloc(1, sizeof(*s));
-    if (!s)
+    if (!s) {
+        if (claim >= 0)
+            close(claim);
         return disk_error(-ENOMEM, why, n, "disk '%s': out of memory", path);
+    }
+    s->claim = claim;
     s->control = s->words = -1;
     error = make_command(&command, path, format, o, device, why, n);
     if (!error) {
@@ -338,5 +352,7 @@ void nbd_server_end(struct nbd_server *s, bool by_force)
         close(s->control);
     if (s->words >= 0)
         close(s->words);
+    if (s->claim >= 0)
+        close(s->claim);
     free(s);
 }

@@ -422,6 +422,44 @@ static void test_killed(void **state)
     unlink(image);
 }
 
+/* A device that somebody else has is not written to, nor is ours mounted meanwhile. */
+static void test_device(void **state)
+{
+    struct disk_options o = {.format = "qcow2"};
+    char command[256], name[64] = "";
+    (void)state;
+    need("qemu-storage-daemon", "qemu-system-common");
+    need("qemu-img", "qemu-utils");
+    make_image("qcow2", ".dev");
+    snprintf(command, sizeof(command), "losetup -f --show '%s' 2>/dev/null", image);
+    FILE *f = popen(command, "r");
+    if (f && fgets(name, sizeof(name), f))
+        name[strcspn(name, "\n")] = 0;
+    if (f)
+        pclose(f);
+    if (strncmp(name, "/dev/", 5) != 0) {
+        print_message("no loop device to be had\n");
+        unlink(image);
+        skip();
+    }
+    int fd = open(name, O_RDWR | O_EXCL); /* as a mount */
+    assert_true(fd >= 0);
+    refused(name, o, "in use: it is mounted");
+    o.ro = true;
+    disk_close(open_ok(loop, name, &o));
+    o.ro = false;
+    close(fd);
+    struct disk *disk = open_ok(loop, name, &o);
+    assert_int_equal(open(name, O_RDWR | O_EXCL), -1);
+    disk_close(disk);
+    fd = open(name, O_RDWR | O_EXCL);
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(command, sizeof(command), "losetup -d %s", name);
+    assert_int_equal(system(command), 0);
+    unlink(image);
+}
+
 static void test_bad_foreign_images(void **state)
 {
     const struct disk_options none = {0};
@@ -440,12 +478,12 @@ static void test_bad_foreign_images(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_contents),       cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_read_only),      cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_lost),           cmocka_unit_test(test_silent),
-        cmocka_unit_test(test_no_server),      cmocka_unit_test(test_bad_foreign_images),
-        cmocka_unit_test(test_storage_daemon), cmocka_unit_test(test_qemu_nbd),
-        cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_contents),  cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_read_only), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_lost),      cmocka_unit_test(test_silent),
+        cmocka_unit_test(test_no_server), cmocka_unit_test(test_bad_foreign_images),
+        cmocka_unit_test(test_device),    cmocka_unit_test(test_storage_daemon),
+        cmocka_unit_test(test_qemu_nbd),  cmocka_unit_test(test_killed),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
