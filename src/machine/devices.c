@@ -288,9 +288,13 @@ int devices_settle(struct pc *pc, const bool *quit)
 
 void devices_refresh_disks(struct pc *pc)
 {
+    int err = 0;
     for (unsigned i = 0; i < pc->nvirtio; i++)
-        if (blk_refresh(pc->virtio[i]))
-            log_error("out of memory: a disk's size is not looked at");
+        err |= blk_refresh(pc->virtio[i]);
+    for (unsigned i = 0; i < pc->nahci; i++)
+        err |= ahci_refresh(pc->ahci[i]);
+    if (err)
+        log_error("out of memory: a disk's size is not looked at");
 }
 
 void devices_need(const struct pc *pc, struct sandbox_needs *needs)
