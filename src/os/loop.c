@@ -33,6 +33,8 @@ struct post {
     void *arg;
 };
 
+enum { FIRST_POSTS = 16 };
+
 struct loop {
     struct poller *poller;
     _Atomic bool stop;
@@ -40,7 +42,7 @@ struct loop {
     _Atomic bool sleeping; /* or about to: a post has to wake the poller */
     struct spin spin;
     unsigned skipped;   /* turns in a row that did not look at files, because posts came at once */
-    struct post *spare; /* where the next posts go, and its room */
+    struct post *spare; /* where the next posts go, and its room; NULL while a round of them is served */
     size_t spare_cap;
 
     struct loop_fd *fds, *dead;
@@ -61,8 +63,14 @@ int loop_new(struct loop **out)
     struct loop *l = calloc(1, sizeof(*l));
     if (!l)
         return -ENOMEM;
-    int error = poller_new(&l->poller);
+    /* From the beginning: a post that asks for a reset, or says that one is over, must not be lost for want of memory. */
+    l->posts_cap = l->spare_cap = FIRST_POSTS;
+    l->posts = calloc(l->posts_cap, sizeof(*l->posts));
+    l->spare = calloc(l->spare_cap, sizeof(*l->spare));
+    int error = l->posts && l->spare ? poller_new(&l->poller) : -ENOMEM;
     if (error) {
+        free(l->posts);
+        free(l->spare);
         free(l);
         return error;
     }
@@ -294,7 +302,7 @@ int loop_post(struct loop *l, void (*fn)(void *arg), void *arg)
     size_t n = atomic_load_explicit(&l->nposts, memory_order_relaxed);
     bool wake = n == 0 && atomic_load_explicit(&l->sleeping, memory_order_relaxed);
     if (n == l->posts_cap) {
-        size_t cap = l->posts_cap ? 2 * l->posts_cap : 16;
+        size_t cap = l->posts_cap ? 2 * l->posts_cap : FIRST_POSTS;
         struct post *posts = realloc(l->posts, cap * sizeof(*posts));
         if (posts) {
             l->posts = posts;
@@ -320,12 +328,22 @@ static void run_posts(struct loop *l)
     pthread_mutex_lock(&l->lock);
     struct post *posts = l->posts;
     size_t cap = l->posts_cap, n = atomic_load_explicit(&l->nposts, memory_order_relaxed);
+    if (l->spare && l->spare_cap < cap) { /* what there was room for once there is room for again */
+        struct post *larger = realloc(l->spare, cap * sizeof(*larger));
+        l->spare = larger ? larger : l->spare;
+        l->spare_cap = larger ? cap : l->spare_cap;
+    }
     l->posts = l->spare;
-    l->posts_cap = l->spare_cap;
+    l->posts_cap = l->spare ? l->spare_cap : 0;
+    l->spare = NULL;
     atomic_store_explicit(&l->nposts, 0, memory_order_relaxed);
     pthread_mutex_unlock(&l->lock);
     for (size_t i = 0; i < n; i++)
         posts[i].fn(posts[i].arg);
+    if (l->spare) { /* a function has turned the loop itself, and this is the older round */
+        free(posts);
+        return;
+    }
     l->spare = posts;
     l->spare_cap = cap;
 }

@@ -534,6 +534,66 @@ static void test_stop_before_run_with_input(void **state)
     close(p[1]);
 }
 
+static atomic_bool no_memory;
+#ifdef __has_feature
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+#if !SANITIZED /* they have a realloc() of their own, and then there is always memory */
+void *__libc_realloc(void *p, size_t n);
+void *realloc(void *p, size_t n) { return atomic_load(&no_memory) ? NULL : __libc_realloc(p, n); }
+#endif
+
+static unsigned served;
+static void serve_post(void *arg) { served++; }
+
+/* A post may be a device's reset: from the beginning there is room for some, round after round, without memory. */
+static void test_post_without_memory(void **state)
+{
+    served = 0;
+    for (unsigned round = 1; round <= 5; round++) {
+        no_memory = true;
+        for (unsigned i = 0; i < 16; i++)
+            assert_int_equal(loop_post(loop, serve_post, NULL), 0);
+        no_memory = false;
+        assert_int_equal(loop_turn(loop, 0), 0);
+        assert_int_equal(served, 16 * round);
+    }
+    for (unsigned i = 0; i < 100; i++) /* it grows, and what there was room for there is room for again */
+        assert_int_equal(loop_post(loop, serve_post, NULL), 0);
+    assert_int_equal(loop_turn(loop, 0), 0);
+    no_memory = true;
+    for (unsigned i = 0; i < 100; i++)
+        assert_int_equal(loop_post(loop, serve_post, NULL), 0);
+    no_memory = false;
+    assert_int_equal(loop_turn(loop, 0), 0);
+    assert_int_equal(served, 280);
+}
+
+static void turn_inside(void *arg)
+{
+    assert_int_equal(loop_post(loop, serve_post, NULL), 0);
+    assert_int_equal(loop_turn(loop, 0), 0);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(loop_post(loop, serve_post, NULL), 0);
+}
+
+/* A function that turns the loop itself. */
+static void test_post_nested(void **state)
+{
+    served = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(loop_post(loop, turn_inside, NULL), 0);
+        assert_int_equal(loop_post(loop, serve_post, NULL), 0);
+    }
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(loop_turn(loop, 0), 0);
+    assert_int_equal(served, 3 * 7);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -550,6 +610,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_posts_spinning, setup, teardown),
         cmocka_unit_test_setup_teardown(test_repost, setup, teardown),
         cmocka_unit_test_setup_teardown(test_files_spinning, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_post_without_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_post_nested, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_before_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_before_run_with_input, setup, teardown),
     };
