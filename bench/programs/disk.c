@@ -62,10 +62,14 @@ static uint64_t length_of(int fd, const char *path)
     return bytes;
 }
 
-/* Every block with its number, and behind it what no file system or disk takes for a hole. */
+/*
+ * Every block with its number, and behind it what no file system or disk takes for a hole. Block by block, as a guest
+ * fills its disk: larger pieces would make larger units of the host's page cache, of which Linux looks at all parts
+ * whenever one of them is written.
+ */
 static int fill(const char *path)
 {
-    enum { PIECE = 1 << 20 };
+    enum { PIECE = MARK_BLOCK };
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     uint64_t *data = bench_alloc(PIECE, 1);
     struct bench_random r = {7};

@@ -116,7 +116,7 @@ static void finish(struct disk_req *req, int error);
  */
 static bool done_here(const struct disk_req *req, struct host_io *io, int64_t *result)
 {
-    enum { PAGE = 4096, MOST = 1 << 20, SLOW_NS = 2000000, PAUSE_NS = 100000000, SKIP = 32 };
+    enum { PAGE = 4096, MOST = 1 << 20, SLOW_NS = 8000000, PAUSE_NS = 50000000, SKIP = 32 };
     struct raw *r = raw_of(req);
 
     if (!r->own_io || req->work.step != STEP_MOVE || io->dsync || req->length > MOST)

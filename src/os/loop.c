@@ -41,6 +41,7 @@ struct loop {
 
     _Atomic bool sleeping; /* or about to: a post has to wake the poller */
     struct spin spin;
+    struct loop_look look;
     unsigned skipped;   /* turns in a row that did not look at files, because posts came at once */
     struct post *spare; /* where the next posts go, and its room; NULL while a round of them is served */
     size_t spare_cap;
@@ -51,7 +52,7 @@ struct loop {
     pthread_mutex_t lock; /* covers what follows */
     struct timer **heap;  /* heap[0] is the earliest; children of i at 2i+1 and 2i+2 */
     unsigned ntimers, heap_cap;
-    uint64_t armed; /* what the poller was told: never later than heap[0] */
+    _Atomic uint64_t armed; /* what the poller was told: never later than heap[0]; looked at without it, too */
     struct post *posts;
     _Atomic size_t nposts; /* looked at without it, too */
     size_t posts_cap;
@@ -261,8 +262,11 @@ void timer_cancel(struct timer *t) { timer_set(t, NO_DEADLINE); }
 /* Fires what is due. A function that sets its timer into the past again waits for the next round: files go on. */
 static void run_timers(struct loop *l)
 {
-    uint64_t now = os_clock_ns();
+    uint64_t armed = atomic_load_explicit(&l->armed, memory_order_relaxed);
+    uint64_t now = armed == NO_DEADLINE ? 0 : os_clock_ns();
 
+    if (armed > now)
+        return;
     pthread_mutex_lock(&l->lock);
     for (unsigned left = l->ntimers; left > 0 && l->ntimers > 0 && l->heap[0]->deadline <= now; left--) {
         struct timer *t = l->heap[0];
@@ -367,13 +371,17 @@ static void run_always(struct loop *l)
     }
 }
 
-void loop_spin(struct loop *l, uint64_t most_ns) { l->spin = (struct spin){.most = most_ns}; }
+void loop_spin(struct loop *l, uint64_t most_ns, const struct loop_look *look)
+{
+    l->spin = (struct spin){.most = most_ns};
+    l->look = look ? *look : (struct loop_look){0};
+}
 
-static bool posted(void *arg)
+static bool has_work(void *arg)
 {
     struct loop *l = arg;
     return atomic_load_explicit(&l->nposts, memory_order_relaxed) ||
-           atomic_load_explicit(&l->stop, memory_order_relaxed);
+           atomic_load_explicit(&l->stop, memory_order_relaxed) || (l->look.look && l->look.look(l->look.arg));
 }
 
 /* Waits for files, the nearest deadline or a post. */
@@ -381,12 +389,14 @@ static int wait_for_events(struct loop *l, struct poller_event *ev, int max, uin
 {
     enum { MOST_SKIPPED = 8 };
     bool spins = timeout_ns && l->spin.most;
-    if (spins && spin_until(&l->spin, NO_DEADLINE, posted, l)) {
+    if (spins && spin_until(&l->spin, NO_DEADLINE, has_work, l)) {
         if (l->skipped++ < MOST_SKIPPED)
             return 0;
         timeout_ns = 0;
     }
     l->skipped = 0;
+    if (l->look.rest && l->look.rest(l->look.arg))
+        timeout_ns = 0;
     if (timeout_ns) {
         /* Who posts after this sees that we sleep; what was posted before, we see. */
         pthread_mutex_lock(&l->lock);

@@ -22,12 +22,20 @@ void loop_free(struct loop *);
 /* Serves events until loop_stop(), also one that came before; returns 0 or -errno. */
 int loop_run(struct loop *);
 /*
- * From now on the loop, before it sleeps, looks for posts for up to `most_ns`, as
- * long as the last ones came so soon after it had nothing to do: to wake a thread
- * takes longer than many a request. After a longer wait it sleeps at once, so an
- * idle loop costs nothing. Files wait meanwhile. Before loop_run(), or on its thread.
+ * Before it sleeps the loop looks for work for up to `most_ns`, as long as the last
+ * work came so soon after it had nothing to do: to wake a thread takes longer than
+ * many a request. After a longer wait it sleeps at once, so an idle loop costs
+ * nothing. Files wait meanwhile. Work is a post, or what look() finds and posts;
+ * rest() is called before the loop sleeps, to ask to be told of work from now on:
+ * true if some has come already, and is posted. Both may be NULL; on the loop's
+ * thread. Before loop_run(), or on its thread.
  */
-void loop_spin(struct loop *, uint64_t most_ns);
+struct loop_look {
+    bool (*look)(void *arg);
+    bool (*rest)(void *arg);
+    void *arg;
+};
+void loop_spin(struct loop *, uint64_t most_ns, const struct loop_look *look); /* NULL: posts alone */
 
 /* One round: waits at most timeout_ns (0: polls; NO_DEADLINE: for ever) and serves what is there. For tests. */
 int loop_turn(struct loop *, uint64_t timeout_ns);

@@ -284,6 +284,13 @@ bool vq_kicks_on(struct vq *q)
     return q->packed ? packed_more(q) : split_more(q);
 }
 
+bool vq_more(struct vq *q)
+{
+    if (!q->running)
+        return false;
+    return q->packed ? packed_more(q) : split_more(q);
+}
+
 /* -- save and load -- */
 
 int vq_save(const struct vq *q, struct state_blob *blob) { return state_save(&vq_desc, &q->s, blob); }

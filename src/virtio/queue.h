@@ -127,6 +127,7 @@ bool vq_should_notify(struct vq *);
  */
 void vq_kicks_off(struct vq *);
 bool vq_kicks_on(struct vq *);
+bool vq_more(struct vq *); /* only looks: whether buffers are there now */
 
 /*
  * Copies between a buffer and a structure, from `off` bytes into its readable

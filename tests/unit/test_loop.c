@@ -457,7 +457,7 @@ static void test_posts(void **state)
 /* The same by a loop that looks for posts, and never stops looking, before it sleeps. */
 static void test_posts_spinning(void **state)
 {
-    loop_spin(loop, 3600 * NS_PER_S);
+    loop_spin(loop, 3600 * NS_PER_S, NULL);
     assert_int_equal(loop_turn(loop, 1000000), 0); /* what it takes for the first look */
     test_posts(state);
 }
@@ -489,7 +489,7 @@ static void test_files_spinning(void **state)
     unsigned got = 0, turns = 0;
     int p[2];
     (void)state;
-    loop_spin(loop, 3600 * NS_PER_S);
+    loop_spin(loop, 3600 * NS_PER_S, NULL);
     assert_int_equal(loop_turn(loop, 1000000), 0);
     assert_int_equal(pipe(p), 0);
     assert_int_equal(loop_fd_add(loop, p[0], LOOP_READ, read_one, &got, &w), 0);

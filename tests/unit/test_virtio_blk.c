@@ -489,6 +489,34 @@ static void test_silent_disk(void **state)
     unlink(socket);
 }
 
+/*
+ * A device that is awake need not be notified, says so, and looks itself; one
+ * that is about to sleep wants to be told.
+ */
+static void test_quiet(void **state)
+{
+    const struct drv_buf data = {DATA, 4096, true};
+
+    for (int event = 0; event <= 1; event++) {
+        open_disk("");
+        start(event ? VIRTIO_BIT(VIRTIO_F_EVENT_IDX) : 0);
+        for (unsigned round = 0; round < 3; round++) {
+            turn(); /* rests */
+            uint16_t id = offer(0, 0, IN, 0, &data, 1);
+            assert_true(drv_kick(&d[0]));
+            virtio_kick(dev, 0);
+            turn();
+            if (!event)
+                assert_true(r16(&d[0], d[0].device) & 1);
+            uint16_t next = offer(0, 1, IN, 8, &data, 1);
+            assert_false(drv_kick(&d[0])); /* and it is not notified */
+            assert_int_equal(collect(0), id);
+            assert_int_equal(collect(0), next);
+            assert_int_equal(outcome(1), 0);
+        }
+    }
+}
+
 static void test_config(void **state)
 {
     open_disk("sectorsize=512/4096,queues=5");
@@ -564,6 +592,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_reset, setup, teardown),
         cmocka_unit_test_setup_teardown(test_budget, setup, teardown),
         cmocka_unit_test_setup_teardown(test_silent_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_quiet, setup, teardown),
         cmocka_unit_test_setup_teardown(test_config, setup, teardown),
         cmocka_unit_test_setup_teardown(test_options, setup, teardown),
     };
