@@ -297,8 +297,10 @@ bool atapi_reset(struct atapi *a, bool hard)
         a->s.media_event = before.media_event;
         a->s.media_attention = before.media_attention;
     }
-    if (a->request)
-        a->stop = ATAPI_WAS_RESET;
+    if (!a->request)
+        return false;
+    a->stop = ATAPI_WAS_RESET;
+    disk_hurry(a->medium); /* one read is under way, and who resets waits for it; perhaps it ends in here */
     return a->request != NULL;
 }
 
@@ -319,6 +321,8 @@ static void take_out(struct atapi *a)
         a->stop = ATAPI_WAS_OPENED;
     a->medium = NULL;
     a->sectors = 0;
+    if (old && a->request)
+        disk_hurry(old);
     disk_close(old); /* ends what is under way */
 }
 

@@ -135,8 +135,9 @@ int atapi_submit(struct atapi *, struct atapi_request *);
 /*
  * hard: power-on and COMRESET: all as at the beginning, removal allowed, UNIT
  * ATTENTION. Else SRST and DEVICE RESET: only the command under way is given up.
- * The tray and the medium stay as they are. A read that is under way ends before
- * its done(), which has `aborted` set; true if done() will still be called.
+ * The tray and the medium stay as they are. A command that is under way ends with
+ * its done(), `aborted` set, when the disk is through with one read: in here, or
+ * later, which is when true is returned.
  */
 bool atapi_reset(struct atapi *, bool hard);
 

@@ -14,6 +14,7 @@
 struct fake_disk {
     struct disk disk;
     uint64_t bad; /* the byte that cannot be read; UINT64_MAX: none */
+    bool quick;   /* reads touch only the ends of each piece of memory */
     bool hold;    /* requests wait for fake_disk_release() */
     struct disk_list held;
     unsigned reads, pieces; /* requests, and pieces of memory they had */
@@ -28,8 +29,13 @@ static inline void fake_serve(struct fake_disk *f, struct disk_req *req)
     uint64_t at = req->offset;
     bool bad = f->bad >= req->offset && f->bad - req->offset < req->length;
     for (unsigned i = 0; i < req->niov && !bad; i++)
-        for (size_t j = 0; j < req->iov[i].iov_len; j++)
-            ((uint8_t *)req->iov[i].iov_base)[j] = fake_byte(at++);
+        for (size_t j = 0, len = req->iov[i].iov_len; j < len; j++, at++) {
+            ((uint8_t *)req->iov[i].iov_base)[j] = fake_byte(at);
+            if (f->quick && !j && len > 1) {
+                at += len - 2;
+                j = len - 2;
+            }
+        }
     disk_finish(&f->disk, req, bad ? -EIO : 0);
 }
 
