@@ -19,7 +19,7 @@ static const struct {
     {"dummy", "BARs of each kind, MSI and MSI-X, and nothing behind them: for tests", NULL},
     {"ahci", "SATA controller with up to 32 ports",
      "hd:IMAGE|cd:ISO[,OPTIONS][,hd:IMAGE|cd:ISO...]; each drive's options as for ahci-hd and ahci-cd"},
-    {"ahci-cd", "SATA controller with one CD drive", "ISO[,direct,serial=S,format=F,aio=io_uring|threads]"},
+    {"ahci-cd", "SATA controller with one CD drive", "[ISO][,direct,serial=S,format=F,aio=io_uring|threads]; without ISO it is empty"},
     {"ahci-hd", "SATA controller with one disk; IMAGE as for virtio-blk",
      "IMAGE[,ro,direct,sync,nodelete,sectorsize=L[/P],serial=S,format=F,aio=io_uring|threads]"},
     {"uart", "serial port, a 16550 on PCI; BACKEND as for -l com1", "BACKEND"},

@@ -520,10 +520,10 @@ static int open_drive(struct ahci_port *p, const struct ahci_drive *drive, char 
 {
     p->kind = drive->kind;
     p->born = os_clock_ns();
-    disk_serial(&drive->disk, drive->image, p->serial);
+    disk_serial(&drive->disk, drive->image ? drive->image : "", p->serial);
     if (p->kind == AHCI_CD) {
-        struct disk *medium;
-        int err = atapi_open(drive->image, &drive->disk, p->hba->loop, &medium, why, n);
+        struct disk *medium = NULL;
+        int err = drive->image ? atapi_open(drive->image, &drive->disk, p->hba->loop, &medium, why, n) : 0;
         return err ? err : atapi_init(&p->atapi, medium, p->serial);
     }
     int err = disk_open(drive->image, &drive->disk, p->hba->loop, &p->disk, why, n);

@@ -20,7 +20,7 @@ struct ahci;
 
 struct ahci_drive {
     enum { AHCI_DISK, AHCI_CD } kind;
-    char *image;
+    char *image; /* NULL: a CD drive without a disc */
     struct disk_options disk;
 };
 
@@ -32,8 +32,8 @@ struct ahci_options {
 /*
  * Reads what follows the device's name: "IMAGE[,OPTIONS]" of ahci-hd and
  * ahci-cd (`kind`), or with kind -1 "hd:IMAGE[,OPTIONS],cd:IMAGE[,OPTIONS],..."
- * of ahci. 0; -errno with one line in why[n]. ahci_options_free() afterwards in
- * any case.
+ * of ahci. A CD drive is empty without IMAGE. 0; -errno with one line in why[n].
+ * ahci_options_free() afterwards in any case.
  */
 int ahci_parse(const char *text, int kind, struct ahci_options *, char *why, size_t n);
 void ahci_options_free(struct ahci_options *);

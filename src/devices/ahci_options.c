@@ -17,16 +17,16 @@ static int add_drive(struct ahci_options *o, int kind, const char *text, size_t 
                  text);
         return -EINVAL;
     }
-    if (!name) {
+    if (!name && kind != AHCI_CD) { /* a CD drive may be empty */
         snprintf(why, n, "expected the name of an image, found '%.*s'", (int)len, text);
         return -EINVAL;
     }
     struct ahci_drive *drive = &o->drive[o->ndrives];
     char *options = len > name ? strndup(text + name + 1, len - name - 1) : NULL;
     drive->kind = kind;
-    drive->image = strndup(text, name);
+    drive->image = name ? strndup(text, name) : NULL;
     o->ndrives++;
-    int err = drive->image && (options || len <= name)
+    int err = (drive->image || !name) && (options || len <= name)
                   ? disk_parse(&drive->disk, options, NULL, NULL, DISK_OPTIONS_HELP, why, n)
                   : -ENOMEM;
     free(options);
@@ -48,15 +48,15 @@ int ahci_parse(const char *text, int kind, struct ahci_options *o, char *why, si
 {
     int err = 0;
     memset(o, 0, sizeof(*o));
-    if (!text || !*text) {
+    if ((!text || !*text) && kind != AHCI_CD) {
         if (kind < 0)
             snprintf(why, n, "expected ports: ahci,hd:IMAGE[,OPTIONS][,cd:IMAGE...]");
         else
-            snprintf(why, n, "expected the name of an image: ahci-%s,IMAGE[,OPTIONS]", kind == AHCI_CD ? "cd" : "hd");
+            snprintf(why, n, "expected the name of an image: ahci-hd,IMAGE[,OPTIONS]");
         return -EINVAL;
     }
     if (kind >= 0)
-        return add_drive(o, kind, text, strlen(text), why, n);
+        return add_drive(o, kind, text ? text : "", text ? strlen(text) : 0, why, n);
     while (text && !err) {
         const char *next = next_port(text);
         size_t len = next ? (size_t)(next - text - 1) : strlen(text);

@@ -131,13 +131,18 @@ static void open_tray(struct atapi *a)
     a->s.media_event = EVENT_REMOVAL;
 }
 
-static void shut_tray(struct atapi *a)
+/*
+ * A guest that has opened and shuts the tray itself gets an event, but no UNIT ATTENTION: the disc is the same (another
+ * one comes with atapi_set_media(), which shuts it), and Linux, which shuts a tray when it mounts, would take it for an
+ * I/O error.
+ */
+static void shut_tray(struct atapi *a, bool attention)
 {
     if (!a->s.tray_open)
         return;
     a->s.tray_open = false;
     if (a->medium) {
-        a->s.media_attention = true;
+        a->s.media_attention = attention;
         a->s.media_event = EVENT_NEW_MEDIA;
     }
 }
@@ -148,7 +153,7 @@ static void start_stop_unit(struct atapi *a, struct atapi_request *r)
     if (r->cdb[4] >> 4) { /* a power condition: it has but one */
         atapi_good(a);
     } else if (loej && start) {
-        shut_tray(a);
+        shut_tray(a, false);
         atapi_good(a);
     } else if (loej) {
         if (a->s.prevented && !a->s.tray_open) {
@@ -335,7 +340,7 @@ int atapi_set_media(struct atapi *a, struct disk *medium, bool force)
     a->medium = medium;
     a->sectors = sectors_of(medium);
     a->s.tray_open = true;
-    shut_tray(a);
+    shut_tray(a, true);
     if (!medium)
         a->s.media_event = had ? EVENT_REMOVAL : EVENT_NONE;
     return 0;
@@ -344,7 +349,7 @@ int atapi_set_media(struct atapi *a, struct disk *medium, bool force)
 int atapi_set_tray(struct atapi *a, bool open)
 {
     if (!open) {
-        shut_tray(a);
+        shut_tray(a, true);
         return 0;
     }
     if (!may_open(a))

@@ -1016,6 +1016,14 @@ static void test_options(void **state)
     assert_int_equal(o.drive[1].kind, AHCI_CD);
     assert_true(o.drive[0].disk.ro && !o.drive[2].disk.ro && o.drive[2].disk.sync && o.drive[2].disk.direct);
     ahci_options_free(&o);
+    static const char *const empty[] = {NULL, "", ",serial=X", "cd:", "cd:,serial=X,hd:c", "cd:,cd:b"};
+    for (unsigned i = 0; i < ARRAY_LEN(empty); i++) { /* without a disc */
+        assert_int_equal(ahci_parse(empty[i], i < 3 ? AHCI_CD : -1, &o, why, sizeof(why)), 0);
+        assert_int_equal(o.ndrives, i < 4 ? 1 : 2);
+        assert_true(o.drive[0].kind == AHCI_CD && !o.drive[0].image &&
+                    !!o.drive[0].disk.serial[0] == (i == 2 || i == 4));
+        ahci_options_free(&o);
+    }
     for (unsigned i = 0; i < 33; i++) {
         snprintf(many + strlen(many), sizeof(many) - strlen(many), "%shd:i%u", i ? "," : "", i);
         assert_int_equal(ahci_parse(many, -1, &o, why, sizeof(why)), i < 32 ? 0 : -EINVAL);
@@ -1027,7 +1035,7 @@ static void test_options(void **state)
         int kind;
     } bad[] = {
         {NULL, "ahci-hd,IMAGE", AHCI_DISK},
-        {"", "ahci-cd,IMAGE", AHCI_CD},
+        {"", "ahci-hd,IMAGE", AHCI_DISK},
         {NULL, "hd:IMAGE", -1},
         {"x", "expected hd:IMAGE", -1},
         {"hd:", "name of an image", -1},
@@ -1035,7 +1043,8 @@ static void test_options(void **state)
         {",ro", "name of an image", AHCI_DISK},
         {"a,queues=2", "unknown option", AHCI_DISK},
         {"a,serial=", "serial=", AHCI_DISK},
-        {"hd:a,cd:,ro", "name of an image", -1},
+        {"cd:a,hd:,ro", "name of an image", -1},
+        {",bogus", "unknown option 'bogus'", AHCI_CD},
     };
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
         assert_int_equal(ahci_parse(bad[i].text, bad[i].kind, &o, why, sizeof(why)), -EINVAL);
