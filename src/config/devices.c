@@ -36,7 +36,8 @@ static const struct {
 static const struct {
     const char *name, *text;
 } lpc_devices[] = {
-    {"com1..com4[,BACKEND]", "serial port; BACKEND: stdio, autopty[=LINK], /dev/TTY, tcp=[ADDR:]PORT, file=PATH, null"},
+    {"com1..com4[,BACKEND]",
+     "serial port; BACKEND: stdio, autopty[=LINK], /dev/TTY, tcp=[ADDR:]PORT, socket=PATH, file=PATH, null"},
     {"debugcon[,BACKEND]", "debug consoles at ports 0x402 and 0xe9"},
     {"fwcfg,name=NAME,file=PATH", "a named item for the guest's fw_cfg driver; or string=TEXT in place of file="},
     {"pc-testdev", "test device: exit at port 0xf4, interrupts at 0x2000"},

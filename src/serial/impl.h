@@ -8,11 +8,13 @@
 #include <stdarg.h>
 #include <stdint.h>
 
+#include "os/clock.h"
 #include "serial/serial.h"
 #include "util/log.h"
 
 #define SERIAL_TX_SIZE 65536u
 #define SERIAL_RX_SIZE 4096u
+#define SERIAL_STALL_NS (NS_PER_S / 2) /* a pty that takes nothing for so long has no reader */
 
 struct serial_backend {
     const char *word;  /* "tcp": the spec is this, or this and '='; NULL: matched by serial_open() itself */
@@ -46,7 +48,7 @@ struct serial {
     struct loop_fd *in_watch, *out_watch; /* one and the same if in_fd == out_fd */
     bool sock;                            /* they are a socket: MSG_DONTWAIT */
     uint32_t out_chunk;                   /* at most this many bytes a write(2): see stdio.c */
-    bool drop_stalled;                    /* nobody reading for a while: drop, do not wait */
+    uint64_t patience;                    /* see serial_set_patience() */
 
     struct timer work;  /* "look at the buffers", now or in a moment */
     struct timer stall; /* armed while out_fd takes nothing */
@@ -65,7 +67,8 @@ struct serial {
     bool rx_stopped; /* rx is full: in_fd is not looked at */
 };
 
-extern const struct serial_backend serial_stdio, serial_autopty, serial_tty, serial_tcp, serial_file, serial_null;
+extern const struct serial_backend serial_stdio, serial_autopty, serial_tty, serial_tcp, serial_socket, serial_file,
+    serial_null;
 
 /*
  * Connects the line to descriptors (non-blocking, or such that a ready one

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,11 +21,10 @@
 #include "util/bytes.h"
 
 #define FLUSH_NS (NS_PER_S / 1000) /* output waits this long for more of it */
-#define STALL_NS (NS_PER_S / 2)    /* a pty that takes nothing for so long has no reader */
 #define CLOSE_NS (2 * NS_PER_S)    /* serial_close() waits this long for a slow reader */
 
 static const struct serial_backend *const backends[] = {
-    &serial_stdio, &serial_autopty, &serial_tty, &serial_tcp, &serial_file, &serial_null,
+    &serial_stdio, &serial_autopty, &serial_tty, &serial_tcp, &serial_socket, &serial_file, &serial_null,
 };
 
 int serial_fail(char *why, size_t n, int err, const char *fmt, ...)
@@ -174,12 +174,12 @@ static void update_watches(struct serial *s)
 
 static void watch_stall(struct serial *s, bool full, bool progress)
 {
-    if (!s->drop_stalled)
+    if (s->patience == NO_DEADLINE)
         return;
     if (!full && s->stalling)
         timer_cancel(&s->stall);
     else if (full && (progress || !s->stalling))
-        timer_set(&s->stall, os_clock_ns() + STALL_NS);
+        timer_set(&s->stall, os_clock_ns() + s->patience);
     s->stalling = full;
 }
 
@@ -303,8 +303,16 @@ static void on_work(void *arg)
     update_watches(s);
 }
 
+static void tell_link(struct serial *s, bool was)
+{
+    bool is = serial_linked(s);
+    if (is != was && s->user && s->user->link)
+        s->user->link(s->user_arg, is);
+}
+
 int serial_set_fds(struct serial *s, int in_fd, int out_fd)
 {
+    bool linked = serial_linked(s);
     unwatch(s, &s->in_watch);
     unwatch(s, &s->out_watch);
     if (s->stalling)
@@ -335,17 +343,20 @@ int serial_set_fds(struct serial *s, int in_fd, int out_fd)
     pthread_mutex_unlock(&s->lock);
     if (tell && s->user)
         s->user->tx_ready(s->user_arg);
+    tell_link(s, linked);
     return err;
 }
 
 void serial_end_input(struct serial *s)
 {
+    bool linked = serial_linked(s);
     if (s->in_watch != s->out_watch)
         unwatch(s, &s->in_watch);
     pthread_mutex_lock(&s->lock);
     s->in_fd = -1;
     s->rx_stopped = false;
     pthread_mutex_unlock(&s->lock);
+    tell_link(s, linked);
 }
 
 void serial_attach(struct serial *s, const struct serial_user *user, void *arg)
@@ -358,6 +369,28 @@ void serial_attach(struct serial *s, const struct serial_user *user, void *arg)
     pthread_mutex_unlock(&s->lock);
     if (user && waiting)
         user->rx_ready(arg);
+}
+
+bool serial_pending(struct serial *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool any = s->rx.len > 0;
+    pthread_mutex_unlock(&s->lock);
+    return any;
+}
+
+bool serial_linked(const struct serial *s) { return s->backend == &serial_null || s->in_fd >= 0 || s->out_fd >= 0; }
+
+void serial_set_patience(struct serial *s, uint64_t ns) { s->patience = ns; }
+
+int serial_size(const struct serial *s, uint16_t *cols, uint16_t *rows)
+{
+    struct winsize size;
+    if (ioctl(s->out_fd >= 0 ? s->out_fd : s->in_fd, TIOCGWINSZ, &size) != 0)
+        return -ENOTTY;
+    *cols = size.ws_col;
+    *rows = size.ws_row;
+    return 0;
 }
 
 const char *serial_where(const struct serial *s) { return s->where; }
@@ -394,7 +427,7 @@ int serial_open(struct serial **out, const char *spec, struct loop *loop, char *
     if (!backend)
         return serial_fail(why, n, -EINVAL,
                            "serial backend \"%s\" is not known; there are stdio, autopty[=LINK], /dev/NAME, "
-                           "tcp=[ADDR:]PORT, file=PATH and null",
+                           "tcp=[ADDR:]PORT, socket=PATH, file=PATH and null",
                            spec);
     if (arg && arg[0] == '\0')
         return serial_fail(why, n, -EINVAL, "serial backend \"%s\": nothing after '='; it is written %s", spec,
@@ -407,6 +440,7 @@ int serial_open(struct serial **out, const char *spec, struct loop *loop, char *
     s->loop = loop;
     s->in_fd = s->out_fd = -1;
     s->out_chunk = SERIAL_TX_SIZE;
+    s->patience = NO_DEADLINE;
     s->tx.size = SERIAL_TX_SIZE;
     s->rx.size = SERIAL_RX_SIZE;
     s->tx.data = malloc(s->tx.size);
@@ -439,7 +473,7 @@ int serial_open(struct serial **out, const char *spec, struct loop *loop, char *
 /* Sends the rest of the output, waiting for a reader that is slow but alive. */
 static void drain(struct serial *s)
 {
-    uint64_t end = os_clock_ns() + (s->drop_stalled ? STALL_NS : CLOSE_NS);
+    uint64_t end = os_clock_ns() + (s->patience < CLOSE_NS ? s->patience : CLOSE_NS);
     while (s->out_fd >= 0 && s->tx.len > 0 && !s->dropping) {
         flush(s);
         if (s->out_fd < 0 || s->tx.len == 0)

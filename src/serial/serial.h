@@ -1,6 +1,6 @@
 /*
  * The host's end of a serial line: stdio, autopty[=LINK], /dev/NAME,
- * tcp=[ADDR:]PORT, file=PATH and null behind one struct.
+ * tcp=[ADDR:]PORT, socket=PATH, file=PATH and null behind one struct.
  *
  * Both directions go through bounded buffers, so that a vCPU never waits for
  * the host: the device takes and gives bytes from its own thread, the loop
@@ -13,6 +13,7 @@
  *   /dev/.. a character device: a real serial port, one end of a pair of pseudo-terminals, /dev/tty
  *   tcp     listens (127.0.0.1 unless ADDR says otherwise); one client at a time, others are hung up on; output is
  *           dropped while there is none
+ *   socket  the same on a UNIX socket; one that a dead process left behind is replaced
  *   file    output only; a regular file is emptied first; FIFOs are taken too
  *   null    output vanishes, input never comes
  */
@@ -29,7 +30,8 @@ struct serial;
 struct serial_user {
     void (*rx_ready)(
         void *arg); /* there is input, after serial_read() gave less than was asked (or was never called) */
-    void (*tx_ready)(void *arg); /* there is room, after serial_write() took less than it was given */
+    void (*tx_ready)(void *arg);      /* there is room, after serial_write() took less than it was given */
+    void (*link)(void *arg, bool up); /* somebody has come to the other end, or has gone; optional */
 };
 
 /*
@@ -51,6 +53,21 @@ size_t serial_write(struct serial *, const void *buf, size_t n);
 
 /* Gives up to n bytes of input and returns how many. Any thread, never blocks. */
 size_t serial_read(struct serial *, void *buf, size_t n);
+
+/* Is there input? Any thread. */
+bool serial_pending(struct serial *);
+
+/* Is somebody there: always, but for listening sockets without a client and descriptors that have failed. Loop's thread. */
+bool serial_linked(const struct serial *);
+
+/*
+ * For how long a reader may take nothing before output is dropped until it
+ * does; NO_DEADLINE: for ever, serial_write() just takes no more. Loop's thread, or before loop_run().
+ */
+void serial_set_patience(struct serial *, uint64_t ns);
+
+/* The size of the terminal at the other end. 0; -ENOTTY if that is none. Loop's thread, or before loop_run(). */
+int serial_size(const struct serial *, uint16_t *cols, uint16_t *rows);
 
 /* Where the other end is: a pty's path, "ADDR:PORT", or the spec. Lives as long as the serial. */
 const char *serial_where(const struct serial *);

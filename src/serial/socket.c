@@ -1,4 +1,4 @@
-/* Serial backend tcp=[ADDR:]PORT: listens, and serves one client at a time. */
+/* Serial backends tcp=[ADDR:]PORT and socket=PATH: listen, and serve one client at a time. */
 #include "serial/impl.h"
 
 #include <errno.h>
@@ -10,17 +10,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-struct tcp {
+struct server {
     struct serial *serial;
     int listener, client;
     struct loop_fd *watch;
+    char *path; /* of a UNIX socket, else NULL */
 };
 
-static void tcp_hangup(struct serial *s, bool input, int err)
+static void server_hangup(struct serial *s, bool input, int err)
 {
-    struct tcp *p = s->priv;
+    struct server *p = s->priv;
     serial_set_fds(s, -1, -1);
     close(p->client);
     p->client = -1;
@@ -28,7 +31,7 @@ static void tcp_hangup(struct serial *s, bool input, int err)
 
 static void on_listener(void *arg, int fd, unsigned events)
 {
-    struct tcp *p = arg;
+    struct server *p = arg;
     int client = accept(fd, NULL, NULL);
     if (client < 0)
         return; /* the client has gone already, or descriptors are short: the next try may succeed */
@@ -38,17 +41,45 @@ static void on_listener(void *arg, int fd, unsigned events)
         p->client = client;
 }
 
-static void tcp_close(struct serial *s)
+static void server_close(struct serial *s)
 {
-    struct tcp *p = s->priv;
+    struct server *p = s->priv;
     if (p->watch)
         loop_fd_remove(p->watch);
     if (p->client >= 0)
         close(p->client);
     if (p->listener >= 0)
         close(p->listener);
+    if (p->path)
+        unlink(p->path);
+    free(p->path);
     free(p);
 }
+
+/* Begins to serve a socket that listens. Takes both, here too if it fails. */
+static int serve(struct serial *s, int listener, char *path)
+{
+    struct server *p = calloc(1, sizeof(*p));
+    if (!p) {
+        close(listener);
+        if (path)
+            unlink(path);
+        free(path);
+        return -ENOMEM;
+    }
+    *p = (struct server){.serial = s, .listener = listener, .client = -1, .path = path};
+    s->priv = p;
+    int err = loop_fd_add(s->loop, listener, LOOP_READ, on_listener, p, &p->watch);
+    if (err) {
+        p->watch = NULL;
+        server_close(s);
+        return err;
+    }
+    s->sock = true;
+    return 0;
+}
+
+/* ---- tcp -------------------------------------------------------------------------------------------------------- */
 
 /* "5555", "127.0.0.1:5555", "[::1]:5555", "localhost:5555"; port NULL if there is none. */
 static void split_address(char *spec, const char **addr, const char **port)
@@ -121,27 +152,16 @@ static int tcp_open(struct serial *s, const char *spec, char *why, size_t n)
                            "one) to 65535",
                            spec, port);
 
-    struct tcp *p = calloc(1, sizeof(*p));
-    if (!p)
-        return serial_fail(why, n, -ENOMEM, "serial backend tcp=%s: out of memory", spec);
-    p->serial = s;
-    p->client = p->listener = -1;
-    s->priv = p;
-    int err = listen_on(addr, port, &p->listener);
-    if (err) {
-        free(p);
-        if (err == -EINVAL)
-            return serial_fail(why, n, err, "serial backend tcp=%s: \"%s\" is no numeric address", spec, addr);
+    int fd;
+    int err = listen_on(addr, port, &fd);
+    if (err == -EINVAL)
+        return serial_fail(why, n, err, "serial backend tcp=%s: \"%s\" is no numeric address", spec, addr);
+    if (err)
         return serial_fail(why, n, err, "serial backend tcp=%s: cannot listen there: %s", spec, strerror(-err));
-    }
-    err = loop_fd_add(s->loop, p->listener, LOOP_READ, on_listener, p, &p->watch);
-    if (err) {
-        p->watch = NULL;
-        tcp_close(s);
+    name_listener(s, fd);
+    err = serve(s, fd, NULL);
+    if (err)
         return serial_fail(why, n, err, "serial backend tcp=%s: %s", spec, strerror(-err));
-    }
-    s->sock = true;
-    name_listener(s, p->listener);
     if (number == 0)
         log_info("serial line on tcp %s", s->where);
     return 0;
@@ -151,6 +171,75 @@ const struct serial_backend serial_tcp = {
     .word = "tcp",
     .usage = "tcp=[ADDR:]PORT",
     .open = tcp_open,
-    .hangup = tcp_hangup,
-    .close = tcp_close,
+    .hangup = server_hangup,
+    .close = server_close,
+};
+
+/* ---- socket ----------------------------------------------------------------------------------------------------- */
+
+/* Makes room for a socket: one at which nobody listens any more is removed. 0, -EADDRINUSE, -EEXIST: no socket. */
+static int clear_path(const struct sockaddr_un *sa)
+{
+    struct stat st;
+    if (lstat(sa->sun_path, &st) != 0)
+        return 0; /* or bind() will say what is wrong */
+    if (!S_ISSOCK(st.st_mode))
+        return -EEXIST;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0)
+        return -errno;
+    bool dead = connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) != 0 && errno == ECONNREFUSED;
+    close(fd);
+    return dead && unlink(sa->sun_path) == 0 ? 0 : -EADDRINUSE;
+}
+
+static int listen_at(const char *path, int *out)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof(sa.sun_path))
+        return -ENAMETOOLONG;
+    strcpy(sa.sun_path, path);
+    int err = clear_path(&sa);
+    if (err)
+        return err;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0)
+        return -errno;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) != 0 || listen(fd, 4) != 0) {
+        err = -errno;
+        close(fd);
+    }
+    *out = fd;
+    return err;
+}
+
+static int socket_open(struct serial *s, const char *path, char *why, size_t n)
+{
+    int fd;
+    if (!path)
+        return serial_fail(why, n, -EINVAL, "serial backend \"socket\" needs a path: socket=PATH");
+    char *copy = strdup(path);
+    int err = copy ? listen_at(path, &fd) : -ENOMEM;
+    if (err)
+        free(copy);
+    else
+        err = serve(s, fd, copy);
+    if (err == -EADDRINUSE)
+        return serial_fail(why, n, err, "serial backend socket=%s: another process listens there; name another path",
+                           path);
+    if (err == -EEXIST)
+        return serial_fail(why, n, err, "serial backend socket=%s: that exists and is no socket; name another path",
+                           path);
+    return err ? serial_fail(why, n, err, "serial backend socket=%s: cannot listen there: %s", path, strerror(-err))
+               : 0;
+}
+
+const struct serial_backend serial_socket = {
+    .word = "socket",
+    .usage = "socket=PATH",
+    .open = socket_open,
+    .hangup = server_hangup,
+    .close = server_close,
 };

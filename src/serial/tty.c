@@ -121,7 +121,7 @@ static int autopty_open(struct serial *s, const char *link, char *why, size_t n)
         autopty_close(s);
         return err;
     }
-    s->drop_stalled = true;
+    s->patience = SERIAL_STALL_NS;
     if (link)
         log_info("serial line on %s (%s)", s->where, link);
     else

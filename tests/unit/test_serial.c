@@ -14,8 +14,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -29,7 +31,9 @@ static char dir[64], path[128], why[256];
 static unsigned rx_calls, tx_calls;
 static void on_rx(void *arg) { rx_calls++; }
 static void on_tx(void *arg) { tx_calls++; }
-static const struct serial_user user = {.rx_ready = on_rx, .tx_ready = on_tx};
+static unsigned comings, goings;
+static void on_link(void *arg, bool up) { *(up ? &comings : &goings) += 1; }
+static const struct serial_user user = {.rx_ready = on_rx, .tx_ready = on_tx, .link = on_link};
 
 static int setup(void **state)
 {
@@ -37,7 +41,7 @@ static int setup(void **state)
     if (!mkdtemp(dir))
         return -1;
     snprintf(path, sizeof(path), "%s/it", dir);
-    rx_calls = tx_calls = 0;
+    rx_calls = tx_calls = comings = goings = 0;
     why[0] = '\0';
     return loop_new(&loop);
 }
@@ -146,6 +150,10 @@ static void test_bad_specs(void **state)
         {"tcp=1.2.3.4.5:80", "numeric"},
         {"tcp=no.such.host:80", "\"no.such.host\""},
         {"tcp=192.0.2.1:0", "cannot listen"},
+        {"socket", "socket=PATH"},
+        {"socket=", "socket=PATH"},
+        {"socket=/", "no socket"},
+        {"socket=/nowhere/at/all", "No such file"},
         {"autopty=", "autopty=LINK"},
         {"autopty=/", "exists"},
         {"autopty=/nowhere/link", "No such file"},
@@ -710,6 +718,103 @@ static void test_stdio_terminal(void **state)
     close(tty);
 }
 
+/* ---- socket ----------------------------------------------------------------------------------------------------- */
+
+static int dial_unix(const char *at)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    strcpy(sa.sun_path, at);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    return fd;
+}
+
+static void test_socket(void **state)
+{
+    char spec[160], buf[8];
+    struct serial *second;
+    snprintf(spec, sizeof(spec), "socket=%s", path);
+    struct serial *s = open_line(spec);
+    assert_true(serial_needs_network(s));
+    assert_false(serial_linked(s));
+    assert_int_equal(serial_open(&second, spec, loop, why, sizeof(why)), -EADDRINUSE);
+    assert_non_null(strstr(why, path));
+    for (unsigned i = 0; i < 20 && loop_turn(loop, 5000000) == 0 && comings == goings; i++)
+        ; /* the question whether somebody listens was a client that has gone */
+    for (unsigned i = 0; i < 20 && comings != goings; i++)
+        loop_turn(loop, 5000000);
+    comings = goings = 0;
+
+    int fd = dial_unix(path);
+    serve_until(&comings);
+    assert_true(serial_linked(s));
+    serial_write(s, "welcome", 7);
+    expect_fd(fd, "welcome");
+    assert_int_equal(write(fd, "in", 2), 2);
+    while (!serial_pending(s))
+        loop_turn(loop, NS_PER_S);
+    close(fd); /* what it said is still there */
+    serve_until(&goings);
+    assert_false(serial_linked(s));
+    expect_input(s, "in");
+    assert_false(serial_pending(s));
+    expect_idle();
+
+    comings = 0;
+    fd = dial_unix(path);
+    serve_until(&comings);
+    serial_write(s, "bye", 3);
+    serial_close(s);
+    assert_int_equal(read(fd, buf, 8), 3);
+    assert_int_equal(read(fd, buf, 8), 0);
+    close(fd);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
+/* A dead process's socket is replaced; a file is not. */
+static void test_socket_left_behind(void **state)
+{
+    char spec[160];
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    strcpy(sa.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    close(fd);
+    snprintf(spec, sizeof(spec), "socket=%s", path);
+    struct serial *s = open_line(spec);
+    close(dial_unix(path));
+    serial_close(s);
+
+    fd = open(path, O_CREAT | O_WRONLY, 0600);
+    close(fd);
+    assert_int_equal(serial_open(&s, spec, loop, why, sizeof(why)), -EEXIST);
+    assert_int_equal(access(path, F_OK), 0);
+
+    char longer[200];
+    memset(longer, 'x', sizeof(longer));
+    memcpy(longer, "socket=/", 8);
+    longer[sizeof(longer) - 1] = '\0';
+    assert_int_equal(serial_open(&s, longer, loop, why, sizeof(why)), -ENAMETOOLONG);
+}
+
+static void test_size(void **state)
+{
+    struct winsize size = {.ws_row = 43, .ws_col = 132};
+    uint16_t cols, rows;
+    struct serial *s = open_line("null");
+    assert_int_equal(serial_size(s, &cols, &rows), -ENOTTY);
+    assert_true(serial_linked(s));
+    serial_close(s);
+    s = open_line("autopty");
+    int fd = open(serial_where(s), O_RDWR | O_NOCTTY);
+    assert_int_equal(ioctl(fd, TIOCSWINSZ, &size), 0);
+    assert_int_equal(serial_size(s, &cols, &rows), 0);
+    assert_int_equal(cols, 132);
+    assert_int_equal(rows, 43);
+    close(fd);
+    serial_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -725,6 +830,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_tcp_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tcp, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tcp_slow_client, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_socket, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_socket_left_behind, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_size, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stdio_pipes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stdio_dev_null, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stdio_terminal, setup, teardown),
