@@ -130,6 +130,26 @@ def user(t):
         g.poweroff()
 
 
+@test("long: net: 1 GB each way", long=True)
+def gigabyte(t):
+    ports = [free_port() for _ in range(2)]
+    nic = ["-s", f"3,virtio-net,user,hostfwd=tcp:{ports[0]}-:7000,hostfwd=tcp:{ports[1]}-:7001"]
+    with Guest("net-gigabyte", ["-c", "2", "-m", "512M"] + nic + boot("cloud", modules=MODULES)) as g:
+        g.ready()
+        dhcp(g)
+        with t.case("to the guest"):
+            data = random.Random(8).randbytes(1 << 30)
+            expect_equal(send_to_guest(g, ports[0], 7000, data), hashlib.md5(data).hexdigest(), "checksum in the guest")
+        with t.case("from the guest"):
+            g.run("dd if=/dev/urandom of=/tmp/out bs=1M count=64 2>&1; mkfifo /tmp/pieces", 60)
+            pieces = "for i in 0 1 2 3 4 5 6 7 8 9 a b c d e f; do echo $i; cat /tmp/out; done"
+            inside = g.run(f"({pieces}) | md5sum", 300).split()[0]
+            g.run(f"({pieces}) >/tmp/pieces &")
+            expect_equal(receive_from_guest(g, ports[1], 7001, "/tmp/pieces"), inside, "checksum on the host")
+        g.quiet()
+        g.poweroff()
+
+
 @contextlib.contextmanager
 def namespace():
     """This thread, and what it starts, in a network of its own with a tap of two queues. Skips without root."""

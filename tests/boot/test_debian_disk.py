@@ -1,0 +1,201 @@
+"""Debian on a root disk (scripts/make-disk.sh): file systems, fio, discard, entropy and networks with the usual tools.
+
+The kernel is the one for PCs, as that for virtual machines has no AHCI; its drivers come with the initrd.
+"""
+
+import contextlib
+import os
+import random
+import re
+import socket
+import tempfile
+import threading
+
+from harness import SLOW, Failure, Guest, Skip, boot, disk, expect, expect_equal, test
+from test_net import free_port, macs
+
+MODULES = ("button", "evdev", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "ahci", "sd_mod", "virtio_net",
+           "virtio_rng")
+SIZE = 128  # MiB of a disk that is filled
+NICS = ("-s", "6,virtio-net,user,hostfwd=udp:127.0.0.1:{udp}-:7000,hostfwd=tcp:127.0.0.1:{tcp}-:7001",
+        "-s", "7,virtio-net,net=10.9.8.0/24,hostfwd=tcp:127.0.0.1:{other}-:7001")
+
+# In the guest: answers what comes, datagrams and streams, until it is killed.
+ECHO = ("import socket as s,threading as t;u=s.socket(s.AF_INET,s.SOCK_DGRAM);u.bind((str(),7000));"
+        "l=s.create_server((str(),7001));"
+        "f=lambda c:[c.sendall(d) for d in iter(lambda:c.recv(65536),bytes())];"
+        "t.Thread(target=lambda:[t.Thread(target=f,args=(l.accept()[0],)).start() for _ in iter(int,1)]).start();"
+        "print(1,file=open(chr(47)+chr(116)+chr(109)+chr(112)+chr(47)+chr(101),chr(119)));"
+        "[u.sendto(*u.recvfrom(65536)) for _ in iter(int,1)]")
+
+
+def image(folder, name, mib=SIZE):
+    path = os.path.join(folder, name)
+    with open(path, "wb") as file:
+        file.truncate(mib << 20)
+    return path
+
+
+@contextlib.contextmanager
+def debian(name, folder, *more):
+    args = ["-c", "2", "-m", "512M", "-s", f"3,virtio-blk,{disk(folder)}", "-s", "8,virtio-rnd", *more]
+    with Guest(name, args + boot("generic", "root=/dev/vda quiet", modules=MODULES)) as g:
+        g.ready(300)
+        yield g
+        g.quiet()
+        g.poweroff()
+
+
+def fill(g, device):
+    """A file system, full to the brim, checked and read again."""
+    g.run(f"mke2fs -q -F -t ext4 /dev/{device} && mkdir -p /mnt && mount /dev/{device} /mnt", 60)
+    g.run("dd if=/dev/urandom of=/mnt/0 bs=1M count=8 status=none; i=0; "
+          "while cp /mnt/0 /mnt/$((i + 1)) 2>/dev/null; do i=$((i + 1)); done; sync; [ $i -gt 8 ]", 120)
+    expect(int(g.run("df --output=avail -k /mnt | tail -n 1")) < 8 << 10, "the disk is not full")
+    wanted = g.run("rm $(ls -t /mnt/[0-9]* | head -n 1); md5sum </mnt/0").split()[0]
+    g.run(f"umount /mnt && e2fsck -f -n /dev/{device}", 120)
+    g.run("echo 3 >/proc/sys/vm/drop_caches")
+    g.run(f"mount /dev/{device} /mnt")
+    expect_equal(set(g.run("md5sum /mnt/[0-9]* | cut -d' ' -f1 | sort -u", 120).split()), {wanted}, "checksums")
+
+
+def fio(g, where, *more):
+    """Random writes with fsync(), read back and verified."""
+    said = g.run(f"fio --name=t --rw=randwrite --bs=4k --size=8m --verify=crc32c --verify_fatal=1 --fsync=16 "
+                 f"--ioengine=libaio --iodepth=16 --direct=1 --minimal {where} {' '.join(more)} 2>&1", 240)
+    expect("error" not in said, said)
+
+
+@test("debian: disks")
+def disks(t):
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        paths = {"vdb": image(folder, "virtio.img"), "sda": image(folder, "ahci.img")}
+        more = ["-s", f"4,virtio-blk,{paths['vdb']}", "-s", f"5,ahci-hd,{paths['sda']},serial=XH-SATA-1"]
+        with debian("debian-disks", folder, *more) as g:
+            with t.case("the root disk is what / stands on"):
+                expect_equal(g.run("findmnt -n -o SOURCE,FSTYPE /").split(), ["/dev/vda", "ext4"], "root")
+            with t.case("queues of virtio-blk, commands under way at a time of AHCI"):
+                expect_equal(g.run("ls /sys/block/vdb/mq").split(), ["0", "1"], "queues")
+                expect(int(g.run("cat /sys/block/sda/device/queue_depth")) >= 31, "no NCQ")
+            with t.case("hdparm and smartctl know the SATA disk"):
+                said = g.run("hdparm -I /dev/sda")
+                expect("XH-SATA-1" in said and re.search(r"\*\s+Native Command Queueing", said), said)
+                said = g.run("smartctl -i -H /dev/sda")
+                expect("XH-SATA-1" in said and "PASSED" in said, said)
+            for device, path in paths.items():
+                with t.case(f"{device}: ext4 made, filled, checked, read again"):
+                    fill(g, device)
+                with t.case(f"{device}: fio, random writes with fsync, verified, in a file"):
+                    g.run("rm /mnt/[1-9]*")
+                    fio(g, "--filename=/mnt/fio")
+                with t.case(f"{device}: fstrim leaves holes in the image"):
+                    g.run("rm /mnt/fio; sync")
+                    before = os.stat(path).st_blocks
+                    said = g.run("fstrim -v /mnt", 60)
+                    g.run("sync")
+                    after = os.stat(path).st_blocks
+                    expect(after < before - (64 << 11), f"{before} sectors before, {after} after: {said}")
+                with t.case(f"{device}: fio on the device itself, two jobs, several sizes"):
+                    g.run("umount /mnt")
+                    fio(g, f"--filename=/dev/{device}", "--numjobs=2", "--offset_increment=32m", "--bsrange=512-64k")
+            with t.case("rngtest: FIPS 140-2 on /dev/hwrng"):
+                expect_equal(g.run("cat /sys/class/misc/hw_random/rng_current"), "virtio_rng.0", "source")
+                said, _ = g.ask("rngtest -c 200 </dev/hwrng 2>&1", 60)
+                good, bad = (int(re.search(rf"FIPS 140-2 {word}: (\d+)", said).group(1))
+                             for word in ("successes", "failures"))
+                # One block in about 1250 of perfect randomness fails.
+                expect(good + bad == 200 and bad <= 3, said)
+
+
+def ports():
+    found = {name: free_port() for name in ("udp", "tcp", "other")}
+    return found, [word.format(**found) for word in NICS]
+
+
+def echo_udp(s, to, chance, count):
+    """Datagrams of all sizes there and back, one at a time. A lost one is sent again, once or twice."""
+    for number in range(count):
+        data = chance.randbytes(chance.randrange(1, 1473))
+        for _ in range(3):
+            s.sendto(data, to)
+            try:
+                if s.recv(65536) == data:
+                    break
+            except socket.timeout:
+                pass
+        else:
+            raise Failure(f"datagram {number} of {len(data)} bytes did not come back")
+
+
+def echo_tcp(port, data, found):
+    """Sends data and collects the echo, at the same time."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60 * SLOW) as s:
+        def send():
+            s.sendall(data)
+        thread = threading.Thread(target=send)
+        thread.start()
+        got = bytearray()
+        while len(got) < len(data):
+            piece = s.recv(1 << 20)
+            if not piece:
+                break
+            got += piece
+        thread.join()
+        found.append(bytes(got) == data)
+
+
+@test("debian: networks")
+def networks(t):
+    where, nics = ports()
+    chance = random.Random(7)
+    with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder, debian("debian-networks", folder, *nics) as g:
+        with t.case("DHCP on both cards, as Debian does it"):
+            for nic, address in (("eth0", "10.0.2.15/24"), ("eth1", "10.9.8.15/24")):
+                expect(address in g.run(f"ip -4 -o address show {nic}"), f"{nic} has not {address}")
+            expect("via 10.0.2.2" in g.run("ip route show default"), "no default route by eth0")
+        with t.case("addresses are those of -M, and stay over a reboot and a restart"):
+            status, said, _ = macs(nics)
+            expect_equal(status, 0, "exit status of -M")
+
+            def seen(guest):
+                return [guest.run(f"cat /sys/class/net/eth{i}/address") for i in (0, 1)]
+            expect_equal(seen(g), said, "MAC addresses")
+            _, again = ports()
+            with Guest("debian-mac", again + boot("cloud", modules=("virtio_pci", "virtio_net"))) as other:
+                other.ready()
+                expect_equal(seen(other), said, "MAC addresses of the second run")
+                other.send("reboot -f\n")
+                other.ready()
+                expect_equal(seen(other), said, "MAC addresses after the reboot")
+        with t.case("DNS"):
+            try:
+                socket.getaddrinfo("deb.debian.org", 80)
+            except OSError as error:
+                raise Skip(f"the host itself finds no names: {error}") from None
+            g.run("getent hosts deb.debian.org", 60)
+        g.run(f"(python3 -c '{ECHO}' >/dev/null 2>&1 &) ; until [ -s /tmp/e ]; do sleep 0.2; done", 60)
+        with t.case("UDP from the host, 300 datagrams and their echo"), \
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.settimeout(20 * SLOW)
+            echo_udp(s, ("127.0.0.1", where["udp"]), chance, 300)
+        with t.case("UDP from the guest, 300 datagrams and their echo"), \
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.bind(("127.0.0.1", 0))
+            s.settimeout(20 * SLOW)
+            g.send("python3 -c 'import socket as s,os;u=s.socket(s.AF_INET,s.SOCK_DGRAM);u.settimeout(60);"
+                   f"u.connect((chr(49)+chr(48)+\".0.2.2\",{s.getsockname()[1]}));"
+                   "print(sum((lambda d:u.send(d) and u.recv(65536)==d)(os.urandom(1+i*5%1472)) "
+                   "for i in range(300)))'\n")
+            for _ in range(300):
+                data, sender = s.recvfrom(65536)
+                s.sendto(data, sender)
+            g.wait(r"^300\r?$", 60)
+            g.wait(r"<END 0>")
+        with t.case("TCP through both cards at once, 8 MB there and back each"):
+            data, found = chance.randbytes(8 << 20), []
+            threads = [threading.Thread(target=echo_tcp, args=(where[name], data, found)) for name in ("tcp", "other")]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            expect_equal(found, [True, True], "echoes")
