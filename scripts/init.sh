@@ -66,6 +66,11 @@ if [ -n "$root" ] && [ "$root" != /dev/ram0 ]; then
     echo "xhyve: no system on $root; a shell in its place"
 fi
 
+# A console whose driver is a module is there only now.
+if [ ! -t 1 ] && (: >/dev/console) 2>/dev/null; then
+    exec </dev/console >/dev/console 2>&1
+fi
+
 # The power button is an input device; its first event powers off.
 for name in /sys/class/input/event*/device/name; do
     case $(cat "$name" 2>/dev/null) in

@@ -25,6 +25,8 @@ static const struct {
     {"uart", "serial port, a 16550 on PCI; BACKEND as for -l com1", "BACKEND"},
     {"virtio-blk", "disk; IMAGE is a file, a block device or an NBD address",
      "IMAGE[,ro,direct,sync,nodelete,sectorsize=L[/P],serial=S,queues=N,packed,format=F,aio=io_uring|threads]"},
+    {"virtio-console", "console (hvc0) and named ports; BACKEND as for -l com1; NAME=/PATH is bhyve's",
+     "BACKEND,port=NAME:BACKEND,NAME=/PATH,resize=cols|rows|off"},
     {"virtio-net", "network card; user, the default, needs no privilege",
      "user|tap=NAME|socket=PATH,mac=M,mtu=N,queues=N,packed,hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,hostname=H,"
      "net=A/BITS,restrict,ipv6=off,vhost=auto|on|off"},

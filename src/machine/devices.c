@@ -13,6 +13,7 @@
 #include "util/bytes.h"
 #include "util/log.h"
 #include "virtio/blk.h"
+#include "virtio/console.h"
 #include "virtio/net.h"
 #include "virtio/pci.h"
 #include "virtio/rnd.h"
@@ -43,6 +44,17 @@ static int new_rnd(struct pc *pc, unsigned slot, unsigned func, const char *opti
     int err = rnd_parse(options, &o, why, n);
     if (!err)
         err = rnd_new(&dev, &pc->vm->mem, &o);
+    return err ? err : add_virtio(pc, slot, func, dev);
+}
+
+static int new_console(struct pc *pc, unsigned slot, unsigned func, const char *options, char *why, size_t n)
+{
+    struct console_options o;
+    struct virtio_dev *dev;
+    int err = console_parse(options, &o, why, n);
+    if (!err)
+        err = console_new(&dev, &pc->vm->mem, &o, why, n);
+    console_options_fini(&o);
     return err ? err : add_virtio(pc, slot, func, dev);
 }
 
@@ -205,6 +217,7 @@ int device_new(struct pc *pc, unsigned slot, unsigned func, const char *spec, ch
         {"ahci-hd", NULL, new_ahci_hd},
         {"uart", NULL, new_uart},
         {"virtio-blk", NULL, new_blk},
+        {"virtio-console", NULL, new_console},
         {"virtio-net", NULL, new_net},
         {"virtio-rnd", NULL, new_rnd},
         {"virtio-tap", NULL, new_tap},
@@ -303,10 +316,17 @@ void devices_need(const struct pc *pc, struct sandbox_needs *needs)
     needs->network |= pc->has_socket;
     for (unsigned i = 0; i < pc->nvirtio; i++) {
         needs->network |= blk_needs_network(pc->virtio[i]);
+        needs->network |= console_needs_network(pc->virtio[i]);
         nic_needs(pc->virtio[i], needs);
     }
     for (unsigned i = 0; i < pc->nahci; i++)
         needs->network |= ahci_needs_network(pc->ahci[i]);
+}
+
+void devices_window_changed(struct pc *pc)
+{
+    for (unsigned i = 0; i < pc->nvirtio; i++)
+        console_window_changed(pc->virtio[i]);
 }
 
 int devices_stop(struct pc *pc)

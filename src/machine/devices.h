@@ -26,6 +26,8 @@ int devices_settle(struct pc *, const bool *quit);
 void devices_refresh_disks(struct pc *);
 /* Adds what the devices need of the host while the guest runs. */
 void devices_need(const struct pc *, struct sandbox_needs *);
+/* The process's terminal may have another size. Main thread. */
+void devices_window_changed(struct pc *);
 /* Ends the devices' threads. vCPUs parked for good. 0; -ETIMEDOUT, said in a line: one goes on, and the machine cannot be freed. */
 int devices_stop(struct pc *);
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "accel/table.h"
+#include "machine/devices.h"
 #include "machine/firmware.h"
 #include "machine/pc.h"
 #include "os/clock.h"
@@ -137,6 +138,11 @@ static int write_pid_file(struct machine *m)
 static void on_signal(void *arg, int signal, bool hangup)
 {
     struct machine *m = arg;
+    if (signal == SIGWINCH) {
+        if (m->pc)
+            devices_window_changed(m->pc);
+        return;
+    }
     if (signal == SIGHUP && !hangup) {
         if (m->pc)
             pc_refresh_disks(m->pc);

@@ -51,6 +51,7 @@ int signals_watch(struct loop *loop, void (*fn)(void *arg, int signal, bool hang
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGWINCH);
     for (unsigned i = 0; i < ARRAY_LEN(optional); i++)
         if (!ignored(optional[i])) /* a blocked signal would come although it is ignored */
             sigaddset(&set, optional[i]);

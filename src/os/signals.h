@@ -8,9 +8,9 @@
 #include "os/loop.h"
 
 /*
- * SIGTERM, SIGINT, SIGHUP and SIGQUIT call fn on the loop's thread from now on,
- * but for those that the process was started to ignore (nohup, a script's
- * background job). `hangup`: a SIGHUP that comes because the terminal is gone,
+ * SIGTERM, SIGWINCH, SIGINT, SIGHUP and SIGQUIT call fn on the loop's thread from
+ * now on, but for those of the last three that the process was started to ignore
+ * (nohup, a script's background job). `hangup`: a SIGHUP that comes because the terminal is gone,
  * of the kernel's or of a shell's that is on its way out; without it somebody has
  * sent it who wants something. SIGPIPE and SIGXFSZ are ignored: the write that is
  * at fault tells. Before any thread is created; one user a process. 0 or -errno.

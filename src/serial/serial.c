@@ -375,6 +375,7 @@ bool serial_pending(struct serial *s)
 {
     pthread_mutex_lock(&s->lock);
     bool any = s->rx.len > 0;
+    s->rx_hungry |= !any;
     pthread_mutex_unlock(&s->lock);
     return any;
 }
@@ -417,6 +418,12 @@ static const struct serial_backend *find(const char *spec, const char **arg)
         }
     }
     return NULL;
+}
+
+bool serial_known(const char *spec)
+{
+    const char *arg;
+    return find(spec, &arg) != NULL;
 }
 
 int serial_open(struct serial **out, const char *spec, struct loop *loop, char *why, size_t n)

@@ -28,8 +28,8 @@ struct serial;
 
 /* The device at the guest's end. Both are called on the loop's thread, with no lock of the serial's held. */
 struct serial_user {
-    void (*rx_ready)(
-        void *arg); /* there is input, after serial_read() gave less than was asked (or was never called) */
+    /* There is input, after serial_read() gave less than was asked or was never called, or serial_pending() said no. */
+    void (*rx_ready)(void *arg);
     void (*tx_ready)(void *arg);      /* there is room, after serial_write() took less than it was given */
     void (*link)(void *arg, bool up); /* somebody has come to the other end, or has gone; optional */
 };
@@ -41,6 +41,9 @@ struct serial_user {
  * and unlink() for autopty's LINK. Main thread, before loop_run().
  */
 int serial_open(struct serial **out, const char *spec, struct loop *loop, char *why, size_t n);
+
+/* Does spec begin like a backend's? What is behind that word may be wrong. */
+bool serial_known(const char *spec);
 
 /* Sends what output is left (for at most two seconds), gives the terminal back. Loop's thread, or after loop_run(). NULL is fine. */
 void serial_close(struct serial *);
@@ -54,7 +57,7 @@ size_t serial_write(struct serial *, const void *buf, size_t n);
 /* Gives up to n bytes of input and returns how many. Any thread, never blocks. */
 size_t serial_read(struct serial *, void *buf, size_t n);
 
-/* Is there input? Any thread. */
+/* Is there input? If not, rx_ready() will tell. Any thread. */
 bool serial_pending(struct serial *);
 
 /* Is somebody there: always, but for listening sockets without a client and descriptors that have failed. Loop's thread. */

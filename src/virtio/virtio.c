@@ -262,6 +262,13 @@ void virtio_config_set(struct virtio_dev *dev, unsigned off, const void *data, u
     pthread_mutex_unlock(&dev->lock);
 }
 
+void virtio_config_notify(struct virtio_dev *dev)
+{
+    pthread_mutex_lock(&dev->lock);
+    config_changed(dev);
+    pthread_mutex_unlock(&dev->lock);
+}
+
 /* -- queues, the vCPUs' side -- */
 
 void virtio_enable_queue(struct virtio_dev *dev, unsigned q)

@@ -159,6 +159,8 @@ void virtio_reset_done(struct virtio_dev *);
 void virtio_queue_reset_done(struct virtio_dev *, unsigned q);
 /* Changes configuration space and tells the driver. Any thread. */
 void virtio_config_set(struct virtio_dev *, unsigned off, const void *data, unsigned len);
+/* Tells it to look again at what it may have missed. Any thread. */
+void virtio_config_notify(struct virtio_dev *);
 
 /* -- for the transport, on any thread; those marked L with dev->lock held -- */
 
