@@ -46,6 +46,11 @@ if [ -f /modules/order ]; then
     done </modules/order
 fi
 
+# A console whose driver is a module is there only now.
+if [ ! -t 1 ] && (: >/dev/console) 2>/dev/null; then
+    exec </dev/console >/dev/console 2>&1
+fi
+
 root=$(sed -n 's/\(^\|.* \)root=\(\/dev\/[^ ]*\).*/\2/p' /proc/cmdline)
 if [ -n "$root" ] && [ "$root" != /dev/ram0 ]; then
     # A driver may still be looking for its disks.
@@ -64,11 +69,6 @@ if [ -n "$root" ] && [ "$root" != /dev/ram0 ]; then
         exec switch_root /new /sbin/init
     fi
     echo "xhyve: no system on $root; a shell in its place"
-fi
-
-# A console whose driver is a module is there only now.
-if [ ! -t 1 ] && (: >/dev/console) 2>/dev/null; then
-    exec </dev/console >/dev/console 2>&1
 fi
 
 # The power button is an input device; its first event powers off.
