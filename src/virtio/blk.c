@@ -186,12 +186,25 @@ static bool in_disk(const struct blk *b, uint64_t sector, uint64_t bytes)
            !((bytes | sector << SECTOR_SHIFT) & (info->logical - 1));
 }
 
+/* Writes are on the platter when they are done, if the driver cannot or does not want to flush (5.2.5.2, 5.2.6.2). */
+static bool write_through(struct blk *b)
+{
+    uint64_t f = b->dev.features;
+    if (!disk_info(b->disk)->writeback) /* they are in any case */
+        return false;
+    if (f >> F_CONFIG_WCE & 1)
+        return !__atomic_load_n(&b->dev.config[WRITEBACK], __ATOMIC_RELAXED);
+    return !(f >> F_FLUSH & 1);
+}
+
 static void next_range(struct request *r)
 {
     const struct range *at = &r->at[r->range];
     r->disk.offset = at->sector << SECTOR_SHIFT;
     r->disk.length = (uint64_t)at->sectors << SECTOR_SHIFT;
-    r->disk.flags = at->flags & RANGE_UNMAP && r->disk.op == DISK_WRITE_ZEROES ? DISK_UNMAP : 0;
+    r->disk.flags = 0;
+    if (r->disk.op == DISK_WRITE_ZEROES)
+        r->disk.flags = (at->flags & RANGE_UNMAP ? DISK_UNMAP : 0u) | (write_through(r->blk) ? DISK_FUA : 0u);
     disk_queue(r->blk->disk, &r->disk);
 }
 
@@ -206,17 +219,6 @@ static void on_done(struct disk_req *req, int error)
         return;
     }
     finish(r, !error ? S_OK : error == -EOPNOTSUPP ? S_UNSUPP : S_IOERR);
-}
-
-/* Writes are on the platter when they are done, if the driver cannot or does not want to flush (5.2.5.2, 5.2.6.2). */
-static bool write_through(struct blk *b)
-{
-    uint64_t f = b->dev.features;
-    if (!disk_info(b->disk)->writeback) /* they are in any case */
-        return false;
-    if (f >> F_CONFIG_WCE & 1)
-        return !__atomic_load_n(&b->dev.config[WRITEBACK], __ATOMIC_RELAXED);
-    return !(f >> F_FLUSH & 1);
 }
 
 /* Data that goes to the disk or comes from it. 0, or how it ended. */
@@ -438,9 +440,6 @@ static bool blk_rest(void *arg)
 static void blk_reset(struct virtio_dev *dev)
 {
     struct blk *b = blk_of(dev);
-    pthread_mutex_lock(&dev->lock);
-    dev->config[WRITEBACK] = disk_info(b->disk)->writeback;
-    pthread_mutex_unlock(&dev->lock);
     b->resetting = true;
     b->starving = 0;
     disk_hurry(b->disk);
@@ -460,6 +459,11 @@ static void blk_queue_reset(struct virtio_dev *dev, unsigned q)
 static bool blk_config_write(struct virtio_dev *dev, unsigned off, unsigned len, uint64_t v)
 {
     return off == WRITEBACK && len == 1 && v <= 1 && dev->offered >> F_CONFIG_WCE & 1;
+}
+
+static void blk_config_reset(struct virtio_dev *dev)
+{
+    __atomic_store_n(&dev->config[WRITEBACK], disk_info(blk_of(dev)->disk)->writeback, __ATOMIC_RELAXED);
 }
 
 static void blk_free(struct virtio_dev *dev)
@@ -484,6 +488,7 @@ static const struct virtio_ops blk_ops = {
     .queue_reset = blk_queue_reset,
     .reset = blk_reset,
     .config_write = blk_config_write,
+    .config_reset = blk_config_reset,
     .free = blk_free,
 };
 
@@ -563,6 +568,49 @@ int blk_new(struct virtio_dev **out, struct guest_mem *mem, const char *image, c
     fill_config(b->dev.config, info, o);
     *out = &b->dev;
     return 0;
+}
+
+/* -- save and load: ours first, so that it is there when the device starts -- */
+
+struct blk_state {
+    bool writeback;
+};
+static const struct state_field blk_fields[] = {STATE_FIELD(struct blk_state, writeback, 1, 1)};
+static const struct state_desc blk_desc = STATE_DESC("virtio-blk", 1, struct blk_state, blk_fields);
+
+int blk_save(struct virtio_dev *dev, struct state_blob *blob)
+{
+    size_t start = blob->len;
+    pthread_mutex_lock(&dev->lock);
+    const struct blk_state s = {.writeback = dev->config[WRITEBACK]};
+    pthread_mutex_unlock(&dev->lock);
+    int err = state_save(&blk_desc, &s, blob);
+    if (!err)
+        err = virtio_save(dev, blob);
+    if (err)
+        blob->len = start;
+    return err;
+}
+
+int blk_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
+{
+    struct blk_state s;
+    size_t start = *pos;
+    virtio_reset(dev);
+    virtio_wait(dev);
+    int err = state_load(&blk_desc, &s, data, len, pos);
+    if (!err && s.writeback &&
+        !disk_info(blk_of(dev)->disk)->writeback) /* the disk has no cache here: nor had it there */
+        err = -EINVAL;
+    pthread_mutex_lock(&dev->lock);
+    if (!err)
+        __atomic_store_n(&dev->config[WRITEBACK], s.writeback, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&dev->lock);
+    if (!err)
+        err = virtio_load(dev, data, len, pos);
+    if (err)
+        *pos = start;
+    return err;
 }
 
 bool blk_needs_network(struct virtio_dev *dev) { return dev->ops == &blk_ops && disk_info(blk_of(dev)->disk)->network; }

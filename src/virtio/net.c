@@ -427,11 +427,14 @@ static void nic_reset(struct virtio_dev *dev)
         rx_forget(&n->rx[i]);
     n->tx_full = 0;
     nic_ctrl_reset(n);
-    pthread_mutex_lock(&dev->lock);
+    virtio_reset_done(dev);
+}
+
+static void nic_config_reset(struct virtio_dev *dev)
+{
+    struct nic *n = nic_of(dev);
     __atomic_store_n(&n->s.mac, n->own_mac, __ATOMIC_RELAXED);
     put_le(dev->config + MAC_OFF, n->own_mac, 6);
-    pthread_mutex_unlock(&dev->lock);
-    virtio_reset_done(dev);
 }
 
 /* A legacy driver that has no command for it writes its address here. */
@@ -480,6 +483,7 @@ static const struct virtio_ops nic_ops = {
     .reset = nic_reset,
     .broken = nic_broken,
     .config_write = nic_config_write,
+    .config_reset = nic_config_reset,
     .free = nic_free,
 };
 

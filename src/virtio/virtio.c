@@ -107,6 +107,8 @@ static void settle(struct virtio_dev *dev)
     for (unsigned i = 0; i < dev->nqueues; i++)
         vq_reset(&dev->vq[i]);
     state_reset(&virtio_desc, &dev->s);
+    if (dev->ops->config_reset)
+        dev->ops->config_reset(dev);
     dev->s.config_generation = generation; /* a driver that reads across the reset is to notice */
     dev->live = dev->resetting = false;
     dev->commands = 0;
@@ -241,7 +243,8 @@ uint64_t virtio_config_read(struct virtio_dev *dev, unsigned off, unsigned size)
 
 void virtio_config_write(struct virtio_dev *dev, unsigned off, unsigned size, uint64_t v)
 {
-    if (dev->ops->config_write && off + size <= dev->config_len && dev->ops->config_write(dev, off, size, v))
+    if (!dev->resetting && dev->ops->config_write && off + size <= dev->config_len &&
+        dev->ops->config_write(dev, off, size, v))
         put_le(dev->config + off, v, size);
 }
 
@@ -423,8 +426,13 @@ int virtio_save(struct virtio_dev *dev, struct state_blob *blob)
 int virtio_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
 {
     size_t start = *pos;
-    virtio_reset(dev);
-    virtio_wait(dev);
+    pthread_mutex_lock(&dev->lock);
+    bool used = dev->live || dev->resetting;
+    pthread_mutex_unlock(&dev->lock);
+    if (used) {
+        virtio_reset(dev);
+        virtio_wait(dev);
+    }
     pthread_mutex_lock(&dev->lock);
     int err = state_load(&virtio_desc, &dev->s, data, len, pos);
     for (unsigned i = 0; i < dev->nqueues && !err; i++)

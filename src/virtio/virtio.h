@@ -74,6 +74,8 @@ struct virtio_ops {
     void (*broken)(struct virtio_dev *); /* no queue is served any more, and none of them is to be touched */
     /* The driver writes to configuration space: false if it may not. Without it, it never may. vCPU's thread, dev->lock held. */
     bool (*config_write)(struct virtio_dev *, unsigned off, unsigned len, uint64_t v);
+    /* What the driver has written to configuration space is to be as at first. Any thread, dev->lock held. */
+    void (*config_reset)(struct virtio_dev *);
     void (*free)(struct virtio_dev *); /* I/O thread gone; frees the struct around it */
 };
 
@@ -185,7 +187,8 @@ void virtio_wait(struct virtio_dev *); /* for ever; on a vCPU's thread, or where
 /*
  * vCPUs stopped and the I/O thread idle. -EBUSY: a buffer or a reset is under
  * way, or others serve a queue. Loading refuses what no driver could have brought about; the device
- * goes on from there.
+ * goes on from there. A device that has not been started is loaded as it is: what
+ * its own load function has put into configuration space stays.
  */
 int virtio_save(struct virtio_dev *, struct state_blob *);
 int virtio_load(struct virtio_dev *, const uint8_t *data, size_t len, size_t *pos);

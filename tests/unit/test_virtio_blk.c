@@ -36,15 +36,19 @@ static int teardown(void **state)
     return 0;
 }
 
+static const char *prefix = ""; /* of the image's name */
+
 static void open_disk(const char *options)
 {
+    char spec[200];
     struct blk_options o = {.queues = 2};
     char why[300];
     if (dev)
         dev->ops->free(dev);
     dev = NULL;
     assert_int_equal(blk_parse(options, &o, why, sizeof(why)), 0);
-    int err = blk_new(&dev, &mem, image, &o, why, sizeof(why));
+    snprintf(spec, sizeof(spec), "%s%s", prefix, image);
+    int err = blk_new(&dev, &mem, spec, &o, why, sizeof(why));
     if (err)
         print_message("%s\n", why);
     assert_int_equal(err, 0);
@@ -556,6 +560,95 @@ static void test_config(void **state)
     assert_int_equal(dev->config[32], 0);
 }
 
+/* The cache's mode that the driver has chosen: until a reset, whenever that comes; and it is saved. */
+static void test_cache_mode(void **state)
+{
+    struct state_blob blob = {0};
+    size_t pos = 0;
+    open_disk("aio=threads");
+    pthread_mutex_lock(&dev->lock);
+    virtio_set_status(dev, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER, false);
+    virtio_config_write(dev, 32, 1, 0);
+    assert_int_equal(dev->config[32], 0);
+    pthread_mutex_unlock(&dev->lock);
+    virtio_reset(dev); /* before DRIVER_OK */
+    assert_int_equal(dev->config[32], 1);
+
+    start(VIRTIO_BIT(11) | VIRTIO_BIT(9));
+    const struct drv_buf data = {DATA, MiB(1), true};
+    offer(0, 0, IN, 0, &data, 1);
+    virtio_kick(dev, 0);
+    turn();
+    pthread_mutex_lock(&dev->lock);
+    virtio_set_status(dev, 0, false);
+    virtio_config_write(dev, 32, 1, 0); /* while the reset is under way */
+    pthread_mutex_unlock(&dev->lock);
+    for (unsigned i = 0; i < 1000 && virtio_busy(dev); i++)
+        assert_int_equal(loop_turn(dev->loop, 10000000), 0);
+    assert_int_equal(dev->config[32], 1);
+
+    start(VIRTIO_BIT(11) | VIRTIO_BIT(9));
+    pthread_mutex_lock(&dev->lock);
+    virtio_config_write(dev, 32, 1, 0);
+    pthread_mutex_unlock(&dev->lock);
+    assert_int_equal(blk_save(dev, &blob), 0);
+    struct drv saved[2] = {d[0], d[1]};
+    open_disk("aio=threads");
+    assert_int_equal(blk_load(dev, blob.data, blob.len, &pos), 0);
+    assert_int_equal(pos, blob.len);
+    assert_int_equal(dev->config[32], 0);
+    memcpy(d, saved, sizeof(saved));
+    turn();
+    assert_int_equal(simple(OUT, 0, 512), OK);
+    virtio_reset(dev);
+    turn();
+    for (size_t cut = 0; cut < blob.len; cut += 5) {
+        pos = 0;
+        assert_int_equal(blk_load(dev, blob.data, cut, &pos), -EINVAL);
+        assert_int_equal(pos, 0);
+        assert_int_equal(dev->config[32], 1);
+    }
+    free(blob.data);
+}
+
+/* On a disk that loses what was not flushed: a driver that cannot or does not want to flush has its writes kept. */
+static void test_write_through(void **state)
+{
+    static const struct {
+        uint64_t features;
+        bool off; /* the cache, by its mode */
+        bool kept;
+    } cases[] = {
+        {VIRTIO_BIT(9), false, false},
+        {VIRTIO_BIT(9) | VIRTIO_BIT(11), false, false},
+        {VIRTIO_BIT(9) | VIRTIO_BIT(11), true, true},
+        {VIRTIO_BIT(11), true, true},
+        {0, false, true},
+    };
+    uint8_t bytes[4096], zeroes[4096] = {0};
+    prefix = "test:drop-unflushed:";
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        open_disk(NULL);
+        start(cases[i].features);
+        pthread_mutex_lock(&dev->lock);
+        if (cases[i].off)
+            virtio_config_write(dev, 32, 1, 0);
+        pthread_mutex_unlock(&dev->lock);
+        pattern(DATA, 4096, i);
+        assert_int_equal(simple(OUT, 8 * i, 4096), OK);
+        on_host(4096 * i, bytes, sizeof(bytes));
+        assert_memory_equal(bytes, cases[i].kept ? mem_r(&mem, DATA, 4096) : zeroes, 4096);
+        assert_int_equal(request(FLUSH, 0, NULL, 0), OK);
+        on_host(4096 * i, bytes, sizeof(bytes));
+        assert_memory_equal(bytes, mem_r(&mem, DATA, 4096), 4096);
+        assert_int_equal(range(WRITE_ZEROES, 8 * i, 8, 0, 16), OK);
+        on_host(4096 * i, bytes, sizeof(bytes));
+        assert_memory_equal(bytes, cases[i].kept ? zeroes : mem_r(&mem, DATA, 4096), 4096);
+        assert_int_equal(request(FLUSH, 0, NULL, 0), OK);
+    }
+    prefix = "";
+}
+
 static void test_options(void **state)
 {
     struct blk_options o = {.queues = 3};
@@ -594,6 +687,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_silent_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_quiet, setup, teardown),
         cmocka_unit_test_setup_teardown(test_config, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cache_mode, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_write_through, setup, teardown),
         cmocka_unit_test_setup_teardown(test_options, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

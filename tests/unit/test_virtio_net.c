@@ -841,6 +841,17 @@ static void test_legacy_mac(void **state)
     plug_in(1, 64);
     start(F(5), true);
     pthread_mutex_lock(&dev->lock);
+    pthread_mutex_unlock(&dev->lock);
+    reset();
+    pthread_mutex_lock(&dev->lock);
+    virtio_set_status(dev, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER, true); /* an address before the driver has started */
+    virtio_config_write(dev, 5, 1, 0x41);
+    assert_int_equal(virtio_config_read(dev, 5, 1), 0x41);
+    pthread_mutex_unlock(&dev->lock);
+    virtio_reset(dev);
+    assert_int_equal(dev->config[5], 7);
+    start(F(5), true);
+    pthread_mutex_lock(&dev->lock);
     virtio_config_write(dev, 5, 1, 0x42);
     assert_int_equal(virtio_config_read(dev, 5, 1), 0x42);
     virtio_config_write(dev, 6, 2, 0);
