@@ -54,7 +54,8 @@ BOOT = 120  # seconds until the machine takes commands, at most; about 4 on an i
 KILLED = 20  # seconds that the machine may take to end a command that is out of time
 BEAT = 0.25  # seconds between interrupts that are there for their own sake
 
-MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm_amd", "tun", "vhost_net")
+MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm_amd", "tun", "vhost_net",
+           "virtio_blk")
 
 CMDLINE = ("console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests audit=0 nowatchdog tsc=reliable "
            "random.trust_cpu=on")
@@ -180,11 +181,12 @@ class NestedRig:
     """One outer machine. It starts with the `with` block and is gone after it; run() may be called many times.
 
     One command runs at a time: run() is for one thread. log names the console's log in build/test-logs; without, it is
-    kept for error messages alone. boot: seconds that the start may take.
+    kept for error messages alone. boot: seconds that the start may take. disk: a raw image, the machine's /dev/vda, of
+    which QEMU caches nothing.
     """
 
-    def __init__(self, cpus=2, memory="4G", log=None, boot=BOOT * SLOW):
-        self.cpus, self.memory, self.limit = cpus, memory, boot
+    def __init__(self, cpus=2, memory="4G", log=None, boot=BOOT * SLOW, disk=None):
+        self.cpus, self.memory, self.limit, self.disk = cpus, memory, boot, disk
         os.makedirs(LOGS, exist_ok=True)
         self.console = open(os.path.join(LOGS, log + ".log"), "wb+") if log else tempfile.TemporaryFile()
         self.process = self.socket = self.thread = self.trouble = None
@@ -220,6 +222,9 @@ class NestedRig:
                 "-fsdev", f"local,id=logs,path={_quote(shared)},security_model=none",
                 "-device", "virtio-9p-pci,fsdev=logs,mount_tag=logs",
             ]
+            if self.disk:
+                argv += ["-drive", f"file={_quote(self.disk)},format=raw,if=none,id=disk,cache=none",
+                         "-device", "virtio-blk-pci,drive=disk"]
             self._launch(argv, [theirs.fileno(), self.console.fileno()])
         try:
             self._expect("H", begin + self.limit)
