@@ -287,6 +287,8 @@ static int plug_in(enum net_vhost how, bool irqfds, bool packed)
 {
     struct nic_options o;
     unplug();
+    loop_free(loop); /* with what a device posted that has gone */
+    assert_int_equal(loop_new(&loop), 0);
     nic_options_init(&o);
     memcpy(o.net.mac, "\x02\0\0\0\0\x07", 6);
     o.net.vhost = how;
