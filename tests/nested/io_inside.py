@@ -188,6 +188,11 @@ def vhost_run(t, mode, vhost, options=""):
                 g.send("ping -A -q 10.1.1.1 >/dev/null & sleep 0.3; echo b >/proc/sysrq-trigger\n")
                 g.ready()
                 g.run("ifconfig eth0 10.1.1.2 netmask 255.255.255.0 up && ping -c 2 -W 5 10.1.1.1", 60)
+            with t.case(f"{title}: the cable"):
+                for state, carrier in (("down", "0"), ("up", "1")):
+                    host("ip", "link", "set", "tap0", state)
+                    g.run(f"until [ $(cat /sys/class/net/eth0/carrier) = {carrier} ]; do sleep 0.1; done")
+                g.run("ping -c 2 -W 5 10.1.1.1")
             with t.case(f"{title}: the legacy interface, and without messages"):
                 g.run("rmmod virtio_net virtio_pci; insmod /modules/virtio_pci.ko force_legacy=1; "
                       "insmod /modules/virtio_net.ko")

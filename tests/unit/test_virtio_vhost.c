@@ -504,7 +504,9 @@ static void test_pairs(void **state)
     assert_true(kernel_has(0) && kernel_has(1));
     assert_false(kernel_has(2) || kernel_has(3) || tap.lent[1]);
     offer(3, 1);
-    set_pairs(2); /* it goes on where it was */
+    drain(wires.kick[3]);
+    set_pairs(2); /* it goes on where it was, and looks at once */
+    assert_int_not_equal(drain(wires.kick[3]), 0);
     assert_int_equal(kernel_ring(3)->avail, 7);
     assert_int_equal(serve(3), 1);
     assert_int_equal(taken(3), 8);
