@@ -35,7 +35,8 @@ enum { DET_NONE = 0, DET_COMRESET = 1, DET_OFFLINE = 4 };
 #define SSTS_UP 0x103u /* interface active, device there, link up */
 #define NO_DEVICE 0x7fu
 #define CD_UDMA (1 << 5)
-#define FASTEST 3u /* generations of SATA */
+#define FASTEST 3u    /* generations of SATA */
+#define SPIN_NS 50000 /* a driver that has one command after the other needs less for the next one */
 #define CLB_ALIGN 1024
 #define FB_ALIGN 256
 
@@ -603,7 +604,11 @@ int ahci_new(struct ahci **out, struct pci_bus *bus, unsigned slot, unsigned fun
     return 0;
 }
 
-int ahci_start(struct ahci *hba) { return io_thread_start(hba->io); }
+int ahci_start(struct ahci *hba)
+{
+    loop_spin(hba->loop, SPIN_NS, NULL);
+    return io_thread_start(hba->io);
+}
 
 void ahci_reset(struct ahci *hba)
 {

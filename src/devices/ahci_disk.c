@@ -128,8 +128,7 @@ static void transfer(struct command *c, uint64_t lba, uint32_t count, unsigned h
         bad(c);
         return;
     }
-    if (p->ata.power == ATA_STANDBY)
-        p->ata.power = ATA_ACTIVE;
+    p->ata.power = ATA_ACTIVE;
     if (how & PIO && !(how & WRITE))
         c->kind = CMD_PIO_IN;
     c->op = how & WRITE ? DISK_WRITE : DISK_READ;
