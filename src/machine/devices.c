@@ -139,12 +139,33 @@ static int nic_from(struct nic_options *o, const struct vm_config *config, unsig
     return err;
 }
 
+/* Two cards with one address hear each other's frames, or neither does. 0 or -EEXIST. */
+static int claim_mac(uint8_t (*macs)[6], unsigned *count, const uint8_t *mac, char *why, size_t n)
+{
+    char text[NET_MAC_TEXT];
+    for (unsigned i = 0; i < *count; i++)
+        if (memcmp(macs[i], mac, 6) == 0) {
+            snprintf(why, n, "mac=%s: another network card has this address; each needs its own",
+                     net_mac_text(mac, text));
+            return -EEXIST;
+        }
+    memcpy(macs[(*count)++], mac, 6);
+    return 0;
+}
+
 static int add_nic(struct pc *pc, unsigned slot, unsigned func, bool tap, const char *options, char *why, size_t n)
 {
     struct nic_options o;
     struct virtio_dev *dev;
     int err = nic_from(&o, pc->config, slot, func, tap, options, why, n);
     o.irqfds = pc->vm->irqchip != IRQCHIP_USER; /* whoever has local APICs has descriptors for them */
+    if (!err)
+        err = claim_mac(pc->macs, &pc->nmacs, o.net.mac, why, n);
+    if (!err && o.net.kind == NET_USER) {
+        if (!o.net.has_net) /* each has its own: a guest with one network on two cards cannot tell them apart */
+            net_default(&o.net, pc->nuser % NET_MAX_DEFAULTS);
+        o.net.number = (uint8_t)pc->nuser++;
+    }
     if (!err)
         err = nic_new(&dev, &pc->vm->mem, &o, why, n);
     return err ? err : add_virtio(pc, slot, func, dev);
@@ -178,6 +199,7 @@ static bool is_device(const char *spec, const char *name)
 
 int devices_print_macs(const struct vm_config *config, char *why, size_t n)
 {
+    uint8_t macs[CONFIG_PCI_SLOTS * CONFIG_PCI_FUNCS][6];
     unsigned found = 0;
     for (unsigned slot = 0; slot < CONFIG_PCI_SLOTS; slot++)
         for (unsigned func = 0; func < CONFIG_PCI_FUNCS; func++) {
@@ -189,12 +211,13 @@ int devices_print_macs(const struct vm_config *config, char *why, size_t n)
             char text[NET_MAC_TEXT], reason[256];
             const char *options = strchr(spec, ',');
             int err = nic_from(&o, config, slot, func, tap, options ? options + 1 : NULL, reason, sizeof(reason));
+            if (!err)
+                err = claim_mac(macs, &found, o.net.mac, reason, sizeof(reason));
             if (err) {
                 snprintf(why, n, "-s %u:%u,%s: %s", slot, func, spec, reason);
                 return err;
             }
             printf("MAC: %s\n", net_mac_text(o.net.mac, text));
-            found++;
         }
     if (!found)
         snprintf(why, n, "-M: expected a network device (-s N,virtio-net)");

@@ -52,6 +52,8 @@ struct pc {
     struct pci_bus pci;
     struct virtio_dev *virtio[PCI_SLOTS * PCI_FUNCS]; /* in no order; the bus owns them */
     unsigned nvirtio;
+    uint8_t macs[PCI_SLOTS * PCI_FUNCS][6];   /* of all NICs */
+    unsigned nmacs, nuser;                    /* and how many networks of the process's own there are */
     struct ahci *ahci[PCI_SLOTS * PCI_FUNCS]; /* the same */
     unsigned nahci;
     bool has_disk, has_socket; /* has_socket: a serial port on PCI with a line that accepts connections */

@@ -158,6 +158,8 @@ struct net_options {
     char hostname[64]; /* what DHCP calls the guest */
     struct in_addr net;
     unsigned prefix; /* bits */
+    bool has_net;    /* said; otherwise net_default() may give it another */
+    uint8_t number;  /* of its IPv6 network: fec0:0:0:NUMBER::/64 */
     /* tap */
     enum net_vhost {
         NET_VHOST_AUTO,
@@ -184,6 +186,9 @@ int net_option(struct net_options *, const char *text, char *why, size_t n);
 #define NET_OPTIONS_HELP                                                                                               \
     "user|tap=NAME|socket=PATH,mac=M,mtu=N,queues=N,hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,hostname=H,net=A/BITS,"   \
     "restrict,ipv6=off,reconnect,vhost=auto|on|off"
+/* The VM's n-th network (from 0) that none was said for: 10.0.2.0/24, 10.0.3.0/24, ... n is below NET_MAX_DEFAULTS. */
+void net_default(struct net_options *, unsigned n);
+enum { NET_MAX_DEFAULTS = 250 };
 /* Do they belong together? net_open() asks too. 0, or -EINVAL and a line. */
 int net_options_check(const struct net_options *, char *why, size_t n);
 

@@ -12,8 +12,15 @@
 
 void net_options_init(struct net_options *o)
 {
-    *o = (struct net_options){.kind = NET_USER, .queues = 1, .prefix = 24};
-    o->net.s_addr = htonl(0x0a000200); /* 10.0.2.0 */
+    *o = (struct net_options){.kind = NET_USER, .queues = 1};
+    net_default(o, 0);
+}
+
+void net_default(struct net_options *o, unsigned n)
+{
+    o->net.s_addr = htonl(0x0a000200 + (n << 8)); /* 10.0.2.0 */
+    o->prefix = 24;
+    o->number = (uint8_t)n;
 }
 
 /* A decimal number from low to high that ends at `end` (a character, or the end of the text); *s moves behind it. */
@@ -139,6 +146,7 @@ static int set_net(struct net_options *o, const char *text, const char *value, c
                         text);
     o->net = net;
     o->prefix = bits;
+    o->has_net = true;
     return 1;
 }
 

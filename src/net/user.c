@@ -482,9 +482,10 @@ static Slirp *new_network(struct user *u, const struct net_options *o)
         .if_mtu = u->b.info.mtu,
         .if_mru = u->b.info.mtu,
     };
-    /* fec0::/64 with ::2 and ::3, as others have it. */
+    /* fec0::/64 with ::2 and ::3, as others have it; the next network is fec0:0:0:1::/64. */
     c.vprefix_addr6.s6_addr[0] = 0xfe;
     c.vprefix_addr6.s6_addr[1] = 0xc0;
+    c.vprefix_addr6.s6_addr[7] = o->number;
     c.vhost6 = c.vnameserver6 = c.vprefix_addr6;
     c.vhost6.s6_addr[15] = 2;
     c.vnameserver6.s6_addr[15] = 3;
