@@ -37,6 +37,7 @@ enum disk_op {
 enum {
     DISK_FUA = 1,   /* WRITE, WRITE_ZEROES: on stable storage when done */
     DISK_UNMAP = 2, /* WRITE_ZEROES: the space may be given back too */
+    DISK_MORE = 4,  /* a hint: others follow at once */
 };
 
 struct disk_req {

@@ -20,6 +20,7 @@ struct raw {
     bool own_io;              /* this thread may copy from and to the page cache itself, */
     uint64_t own_writes_from; /* writes not before this moment: they had to wait */
     unsigned own_reads_skip;  /* so many reads not: what they want was not in the cache */
+    struct disk_req *apart;   /* the large read that a thread of the kernel's makes meanwhile */
     struct ring *ring;        /* NULL: all goes through the pool */
     struct pool *pool;        /* NULL: the ring does all */
     struct disk_list waiting; /* for a place in the ring */
@@ -40,6 +41,7 @@ struct host_io {
     } op;
     bool dsync;  /* WRITE: stable when done */
     bool nowait; /* READ: -EAGAIN rather than wait for a disk */
+    bool apart;  /* READ, by the ring: not by the thread that submits it */
     const struct iovec *iov;
     unsigned niov;
     uint64_t offset, length;

@@ -114,9 +114,9 @@ static void finish(struct disk_req *req, int error);
  * a read finds nothing, others are to have their turn, and for a while such calls
  * go the long way.
  */
-static bool done_here(const struct disk_req *req, struct host_io *io, int64_t *result)
+static bool done_here(struct disk_req *req, struct host_io *io, int64_t *result)
 {
-    enum { PAGE = 4096, MOST = 1 << 20, SLOW_NS = 8000000, PAUSE_NS = 50000000, SKIP = 32 };
+    enum { PAGE = 4096, MOST = 1 << 20, LARGE = 256 << 10, SLOW_NS = 8000000, PAUSE_NS = 50000000, SKIP = 32 };
     struct raw *r = raw_of(req);
 
     if (!r->own_io || req->work.step != STEP_MOVE || io->dsync || req->length > MOST)
@@ -124,6 +124,12 @@ static bool done_here(const struct disk_req *req, struct host_io *io, int64_t *r
     if (io->op == HOST_READ) {
         if (r->own_reads_skip) {
             r->own_reads_skip--;
+            return false;
+        }
+        /* Of many large ones every other can be copied at the same time on another processor. */
+        if (r->ring && !r->apart && req->flags & DISK_MORE && req->length >= LARGE) {
+            r->apart = req;
+            io->apart = true;
             return false;
         }
         io->nowait = true;
@@ -238,6 +244,8 @@ static void finish(struct disk_req *req, int error)
     struct disk_work *w = &req->work;
     struct bounce *b = w->arg;
 
+    if (raw_of(req)->apart == req)
+        raw_of(req)->apart = NULL;
     free(w->copy);
     w->copy = NULL;
     if (b) {
@@ -486,6 +494,8 @@ void raw_result(struct disk_req *req, int64_t result)
     struct disk_work *w = &req->work;
     bool moves = w->step == STEP_MOVE || w->step == STEP_BOUNCE;
 
+    if (raw_of(req)->apart == req)
+        raw_of(req)->apart = NULL;
     if ((result == -EINTR || result == -EAGAIN) && w->tries++ < MOST_TRIES) {
         issue(req);
         return;

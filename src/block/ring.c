@@ -84,7 +84,7 @@ static int restrict_to(struct ring *r, int fd)
     for (; n < ARRAY_LEN(ops); n++)
         rules[n] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = ops[n]};
     rules[n++] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED,
-                                               .sqe_flags = IOSQE_FIXED_FILE};
+                                               .sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC};
     rules[n++] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED,
                                                .sqe_flags = IOSQE_FIXED_FILE};
     rules[n++] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_REGISTER_OP,
@@ -181,7 +181,7 @@ bool ring_add(struct ring *r, struct disk_req *req, const struct host_io *io)
         break;
     default: io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC); break;
     }
-    sqe->flags |= IOSQE_FIXED_FILE;
+    sqe->flags |= IOSQE_FIXED_FILE | (io->apart ? IOSQE_ASYNC : 0);
     io_uring_sqe_set_data(sqe, req);
     r->inflight++;
     return true;

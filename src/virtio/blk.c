@@ -248,7 +248,7 @@ static enum status transfer(struct request *r, bool write, uint64_t sector)
         n -= !r->last->iov_len;
     }
     r->disk.op = write ? DISK_WRITE : DISK_READ;
-    r->disk.flags = write && write_through(b) ? DISK_FUA : 0;
+    r->disk.flags = (write && write_through(b) ? DISK_FUA : 0) | (len >= PART && vq_more(r->q) ? DISK_MORE : 0);
     r->disk.offset = sector << SECTOR_SHIFT;
     r->disk.length = len;
     r->disk.iov = iov;

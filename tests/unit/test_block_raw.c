@@ -285,10 +285,50 @@ static void cold(struct disk_options o)
     unlink(image);
 }
 
+/* Large reads of which more follow: some are made elsewhere meanwhile. */
+static void side_by_side(struct disk_options o)
+{
+    enum { PIECE = 512 << 10, PIECES = 8 };
+    static unsigned char pattern[PIECE * PIECES], memory[PIECE * PIECES];
+    struct one one[PIECES];
+    struct iovec iov[PIECES];
+
+    new_image(sizeof(pattern));
+    struct disk *disk = open_ok(loop, image, &o);
+    for (unsigned i = 0; i < sizeof(pattern); i++)
+        pattern[i] = (unsigned char)(i * 5 + (i >> 10));
+    for (unsigned i = 0; i < PIECES; i++)
+        assert_int_equal(disk_pwrite(loop, disk, pattern + i * PIECE, PIECE, i * PIECE), 0);
+    for (unsigned round = 0; round < 20; round++) {
+        memset(memory, 0, sizeof(memory));
+        for (unsigned i = 0; i < PIECES; i++) {
+            iov[i] = (struct iovec){.iov_base = memory + i * PIECE, .iov_len = PIECE};
+            one[i] = (struct one){.req = {.op = DISK_READ,
+                                          .flags = i + 1 < PIECES ? DISK_MORE : 0,
+                                          .offset = i * PIECE,
+                                          .length = PIECE,
+                                          .iov = &iov[i],
+                                          .niov = 1,
+                                          .done = one_done}};
+            disk_queue(disk, &one[i].req);
+            disk_submit(disk);
+        }
+        for (unsigned i = 0; i < PIECES; i++) {
+            serve(loop, &one[i].dones, 1);
+            assert_int_equal(one[i].dones, 1);
+            assert_int_equal(one[i].error, 0);
+        }
+        assert_memory_equal(memory, pattern, sizeof(memory));
+    }
+    disk_close(disk);
+    unlink(image);
+}
+
 static void test_cold(void **state)
 {
     (void)state;
     each_engine(cold);
+    each_engine(side_by_side);
 }
 
 static void wrong_requests(struct disk_options o)
