@@ -29,7 +29,7 @@ static void on_packet(struct atapi_request *r)
 {
     struct command *c = CONTAINER_OF(r, struct command, packet);
     if (!r->to_device)
-        ahci_written(c, r->aborted ? UINT64_MAX : r->bytes);
+        ahci_written(c, r->status & ATAPI_STATUS_CHK ? UINT64_MAX : r->bytes); /* a read may have ended halfway */
     c->bytes = r->bytes;
     c->r.count = ATAPI_REASON_DONE;
     if (r->status & ATAPI_STATUS_CHK)

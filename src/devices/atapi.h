@@ -63,8 +63,12 @@ struct atapi_request {
     uint8_t status; /* ATAPI_STATUS_GOOD, perhaps with ATAPI_STATUS_CHK */
     uint8_t error;  /* sense key << 4, ATAPI_ERROR_ABRT with ABORTED COMMAND and ILLEGAL REQUEST; 0 if all is well */
     bool aborted;   /* ended by atapi_reset(): there is nobody to be told */
-    uint64_t bytes; /* that went to or came out of the data area, from its beginning without a gap: PRDBC */
-    uint64_t more;  /* bytes the drive had, or wanted, beyond the end of the data area: an overflow if not 0 */
+    /*
+     * That went to or came out of the data area, from its beginning without a gap: PRDBC. With CHK a part of what lies
+     * behind may have been written, too.
+     */
+    uint64_t bytes;
+    uint64_t more; /* bytes the drive had, or wanted, beyond the end of the data area: an overflow if not 0 */
 
     /* The drive's while it is under way. */
     struct {

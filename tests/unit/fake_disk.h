@@ -79,12 +79,12 @@ static inline void fake_close(struct disk *disk)
 }
 
 /* `size` bytes, of sectors of 512. NULL: no memory. */
-static inline struct fake_disk *fake_disk_new(struct loop *loop, uint64_t size)
+static inline struct fake_disk *fake_disk_new(struct loop *on, uint64_t size)
 {
     static const struct disk_ops ops = {
         .start = fake_start, .submit = fake_submit, .wait = fake_wait, .close = fake_close};
     struct fake_disk *f = calloc(1, sizeof(*f));
-    if (!f || disk_init(&f->disk, &ops, "fake", loop)) {
+    if (!f || disk_init(&f->disk, &ops, "fake", on)) {
         free(f);
         return NULL;
     }
