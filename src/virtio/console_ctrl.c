@@ -102,9 +102,15 @@ void console_tell(struct console *c)
     bool told = false;
     if (!console_multiport(c))
         return;
-    while (vq_pop(q, &c->chain) > 0) {
+    for (;;) {
+        if (vq_pop(q, &c->chain) <= 0) {
+            if (vq_kicks_on(q))
+                continue;
+            break;
+        }
         if (!next(c, &m)) {
             vq_unpop(q, &c->chain);
+            vq_kicks_off(q); /* until there is something to say */
             break;
         }
         if (c->chain.nr || c->chain.wlen < m.len) {
