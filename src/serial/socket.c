@@ -196,6 +196,7 @@ static int clear_path(const struct sockaddr_un *sa)
 static int listen_at(const char *path, int *out)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    *out = -1;
     if (strlen(path) >= sizeof(sa.sun_path))
         return -ENAMETOOLONG;
     strcpy(sa.sun_path, path);
@@ -207,11 +208,16 @@ static int listen_at(const char *path, int *out)
         return -errno;
     fcntl(fd, F_SETFD, FD_CLOEXEC);
     fcntl(fd, F_SETFL, O_NONBLOCK);
-    if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) != 0 || listen(fd, 4) != 0) {
+    if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) != 0) {
         err = -errno;
-        close(fd);
+    } else if (listen(fd, 4) != 0) {
+        err = -errno;
+        unlink(path);
     }
-    *out = fd;
+    if (err)
+        close(fd);
+    else
+        *out = fd;
     return err;
 }
 

@@ -143,18 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             else
                 link_up(port);
             break;
-        case 13:
-            pthread_mutex_lock(&g.dev->lock);
-            if (op & 128)
-                virtio_reset_queue(g.dev, q);
-            else
-                virtio_config_write(g.dev, op >> 4, 1, take8(&in));
-            pthread_mutex_unlock(&g.dev->lock);
-            turn();
-            pthread_mutex_lock(&g.dev->lock);
-            enable(q);
-            pthread_mutex_unlock(&g.dev->lock);
-            break;
+        case 13: poke(&in, op, q); break;
         case 14: save_and_load(); break;
         default: reset(); start(op & 16 ? take8(&in) : 0);
         }

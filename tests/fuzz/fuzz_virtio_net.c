@@ -87,18 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (!m.stuck)
                 net_rx_kick(m.peer, op >> 4 & 1);
             break;
-        case 13:
-            pthread_mutex_lock(&g.dev->lock);
-            if (op & 128)
-                virtio_reset_queue(g.dev, q);
-            else
-                virtio_config_write(g.dev, op >> 4, 1, take8(&in));
-            pthread_mutex_unlock(&g.dev->lock);
-            turn();
-            pthread_mutex_lock(&g.dev->lock);
-            enable(q);
-            pthread_mutex_unlock(&g.dev->lock);
-            break;
+        case 13: poke(&in, op, q); break;
         case 14:
             net_stop(m.peer);
             turn();

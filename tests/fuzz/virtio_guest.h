@@ -96,4 +96,19 @@ static void offer(struct fuzz_input *in, unsigned q)
     mem_write(&g.mem, RING(q) + 0x1002, word, 2);
 }
 
+/* Resets a queue or writes to configuration space. */
+static void poke(struct fuzz_input *in, uint8_t op, unsigned q)
+{
+    pthread_mutex_lock(&g.dev->lock);
+    if (op & 128)
+        virtio_reset_queue(g.dev, q);
+    else
+        virtio_config_write(g.dev, op >> 4, 1, take8(in));
+    pthread_mutex_unlock(&g.dev->lock);
+    turn();
+    pthread_mutex_lock(&g.dev->lock);
+    enable(q);
+    pthread_mutex_unlock(&g.dev->lock);
+}
+
 #endif
