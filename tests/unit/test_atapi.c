@@ -176,6 +176,8 @@ static void mode_sense(void **state)
     assert_data(69, 0, 0, 0, 1, 10, 0, 5, 0, 0);
     assert_int_equal(CMD(0x5a, 0, 0x41, 0, 0, 0, 0, 0, 255), 0); /* what can be changed */
     assert_data(0, 18, 0, 0, 0, 0, 0, 0, 0x01, 10, 0x37, 0xff, 0, 0, 0, 0, 0, 0, 0, 0);
+    assert_int_equal(CMD(0x5a, 0, 0x4e, 0, 0, 0, 0, 0, 255), 0);
+    assert_data(0, 22, 0, 0, 0, 0, 0, 0, 0x0e, 14, 0, 0, 0, 0, 0, 0, 15, 255, 15, 255, 15, 255, 15, 255);
     assert_int_equal(CMD(0x5a, 0, 0x6a, 0, 0, 0, 0, 0, 10), 0);
     assert_data(0, 32, 0, 0, 0, 0, 0, 0, 0x2a, 24);
     assert_int_equal(CMD(0x5a, 0, 0xc1, 0, 0, 0, 0, 0, 255), 0x053900); /* saved ones */
@@ -409,6 +411,32 @@ static void unknown(void **state)
     assert_int_equal(CMD(0x45, 0, 0, 0, 0, 0, 0, 0, 1), 0x052000); /* PLAY AUDIO(10), as for a data disc */
 }
 
+/* What tells of a pending UNIT ATTENTION, and what does not. */
+static void attention(void **state)
+{
+    for (unsigned op = 0; op < 256; op++) {
+        bool silent = op == 0x03 || op == 0x12 || op == 0x46 || op == 0x4a || op == 0xa0;
+        unsigned found;
+        drive.s.media_attention = true;
+        drive.s.key = 0;
+        found = CMD((uint8_t)op, 0x10, 0, 0, 0, 0, 0, 0, 0);
+        if (op == 0x4a)
+            assert_int_equal(found, 0x052400); /* for it was not polled */
+        else if (silent)
+            assert_int_equal(found, 0);
+        else if (found != 0x052000)
+            assert_int_equal(found, 0x062800);
+        assert_int_equal(drive.s.media_attention, op != 0x03 && (silent || found == 0x052000));
+    }
+    drive.s.reset_attention = drive.s.media_attention = true;
+    assert_int_equal(CMD(0x00), 0x062900); /* one after the other */
+    assert_int_equal(CMD(0x00), 0x062800);
+    drive.s.reset_attention = drive.s.media_attention = true;
+    assert_int_equal(sense(), 0x062900);
+    assert_int_equal(sense(), 0x062800);
+    assert_int_equal(sense(), 0);
+}
+
 static void empty(void **state)
 {
     static const uint8_t medium[] = {0x00, 0x08, 0x25, 0x28, 0x2b, 0x2f, 0x35, 0x42,
@@ -484,6 +512,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(subchannel, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(small, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(unknown, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(attention, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(empty, setup_empty, teardown),
         cmocka_unit_test_setup_teardown(request_sense, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(not_polled, setup_cd, teardown),
