@@ -432,6 +432,7 @@ static void attention(void **state)
     assert_int_equal(CMD(0x00), 0x062900); /* one after the other */
     assert_int_equal(CMD(0x00), 0x062800);
     drive.s.reset_attention = drive.s.media_attention = true;
+    assert_int_equal(sense(), 0x062800); /* that of the last command */
     assert_int_equal(sense(), 0x062900);
     assert_int_equal(sense(), 0x062800);
     assert_int_equal(sense(), 0);
