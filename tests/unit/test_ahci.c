@@ -4,7 +4,15 @@
 
 #include <sys/stat.h>
 
+#include "block/impl.h"
+#include "block/raw.h"
 #include "devices/ahci.h"
+
+/* hostfile.c is a part of this file, so that its calls can be counted and spoiled. */
+int64_t real_host_call(int fd, const struct host_io *io);
+#define host_call real_host_call
+#include "block/hostfile.c"
+#undef host_call
 
 #define MEM_SIZE MiB(64)
 #define DISK_SIZE MiB(32)
@@ -46,6 +54,20 @@ enum { OK = 0x50, ERROR = 0x51, ABRT = 4, IDNF = 0x10, UNC = 0x40 };
 
 static struct guest_mem mem;
 static struct ahci *hba;
+
+static struct {
+    _Atomic int64_t fail[HOST_BLANK + 1]; /* an error for every call of this kind */
+    _Atomic unsigned calls[HOST_BLANK + 1], dsync;
+} host;
+
+int64_t host_call(int fd, const struct host_io *io)
+{
+    if (io->nowait && host.fail[io->op])
+        return -EAGAIN;
+    host.calls[io->op]++;
+    host.dsync += io->dsync;
+    return host.fail[io->op] ? host.fail[io->op] : real_host_call(fd, io);
+}
 
 static uint32_t rd(unsigned off) { return (uint32_t)bus_read(mmio, ABAR + off, 4); }
 static void wr(unsigned off, uint32_t v) { bus_write(mmio, ABAR + off, 4, v); }
@@ -591,6 +613,13 @@ static void test_trim(void **state)
     assert_int_equal(run(0x06, 0, 1, 1, 512), ERROR | IDNF << 8);
     on_host(20480 * 512, bytes, 4096);
     assert_memory_not_equal(bytes, zero, 4096);
+    put_le64(list + 8, (20480 + 64) | UINT64_C(64) << 48); /* two that touch, and one that does not */
+    put_le64(list + 16, (20480 + 256) | UINT64_C(64) << 48);
+    assert_int_equal(run(0x06, 0, 1, 1, 512), OK);
+    for (unsigned i = 0; i < 320; i += 8) {
+        on_host((20480 + i) * 512, bytes, 4096);
+        assert_int_equal(memcmp(bytes, zero, 4096) == 0, i < 128 || i >= 256);
+    }
     memset(list, 0, 4096);
     assert_int_equal(run(0x06, 0, 1, 1, 512), OK); /* no range at all */
     assert_int_equal(run(0x06, 0, 9, 1, 4608), ERROR | ABRT << 8);
@@ -935,17 +964,93 @@ static void test_resets(void **state)
     begin_many(0); /* and freed in the middle */
 }
 
-/* An image that shrinks under the disk: errors of reads, and the count of them in SMART. */
-static void test_media_errors(void **state)
+/* What the host says: of reads, writes, flushes, discards; and that writes through really go through. */
+static void test_host(void **state)
 {
-    disk(NULL);
-    assert_int_equal(truncate(image, 4096), 0);
-    uint32_t tfd = run(0x25, 1000, 1, 0, 512);
-    if (tfd == OK)
-        skip(); /* the backend takes the hole for zeroes */
-    assert_int_equal(tfd, ERROR | UNC << 8);
+    disk("aio=threads");
+    pattern(DATA, 4096, 1);
+    unsigned before = host.dsync;
+    assert_int_equal(run(0x35, 0, 8, 0, 4096), OK);
+    assert_int_equal(host.dsync, before);
+    assert_int_equal(run(0x3d, 0, 8, 0, 4096), OK); /* FUA */
+    assert_int_equal(host.dsync, before + 1);
+    const struct prd p = {DATA, 4096, false};
+    lay_queued(0, true, 0, 8, &p, 1);
+    at(table(0, 0), 8)[7] |= 0x80;
+    issue(1);
+    until_clear(0, PxSACT, 1);
+    assert_int_equal(host.dsync, before + 2);
+    unsigned syncs = host.calls[HOST_SYNC];
+    static const uint8_t flushes[] = {0xe7, 0xea, 0xe0, 0xe2};
+    for (unsigned i = 0; i < sizeof(flushes); i++) {
+        assert_int_equal(run(0x35, 0, 8, 0, 4096), OK);
+        assert_int_equal(run(flushes[i], 0, 0, 0, 0), OK);
+        assert_int_equal(host.calls[HOST_SYNC], ++syncs);
+    }
+    assert_int_equal(run(0x35, 0, 8, 0, 4096), OK);
+    assert_int_equal(run(0xef, 0, 0, 0x82, 0), OK); /* the cache is emptied, and then off */
+    assert_int_equal(host.calls[HOST_SYNC], ++syncs);
+    assert_int_equal(run(0x35, 0, 8, 0, 4096), OK);
+    assert_int_equal(host.dsync, before + 3);
+
+    host.fail[HOST_READ] = -EIO;
+    assert_int_equal(run(0x25, 1000, 1, 0, 512), ERROR | UNC << 8);
     assert_int_equal(get_le(at(FISES + 0x44, 3), 3), 1000);
-    assert_int_equal(get(0xb0, 0xc24f00, 1, 0xd0, 512)[7], 1);
+    assert_int_equal(run(0x42, 1000, 1, 0, 0), ERROR | UNC << 8);
+    lay_queued(7, false, 2000, 8, &p, 1);
+    issue(1 << 7);
+    while (!(prd(0, PxIS) & TFES))
+        assert_int_equal(loop_turn(ahci_loop(hba), 10000000), 0);
+    restart(0);
+    const uint8_t *log = get(0x2f, 0x10, 1, 0, 512);
+    assert_int_equal(log[0], 7);
+    assert_int_equal(log[3], UNC);
+    assert_int_equal(get_le(log + 4, 3), 2000);
+    assert_int_equal(get(0xb0, 0xc24f00, 1, 0xd0, 512)[7], 3); /* the raw value of attribute 1 */
+    host.fail[HOST_READ] = 0;
+    get(0x25, 1000, 1, 0, 512);
+    host.fail[HOST_WRITE] = -ENOSPC;
+    assert_int_equal(run(0x35, 1000, 1, 0, 512), ERROR | 0x20 | ABRT << 8);
+    host.fail[HOST_WRITE] = 0;
+    assert_int_equal(run(0x35, 1000, 1, 0, 512), OK);
+    host.fail[HOST_SYNC] = -EIO;
+    assert_int_equal(run(0xea, 0, 0, 0, 0), ERROR | 0x20 | ABRT << 8);
+    host.fail[HOST_SYNC] = 0;
+}
+
+/* Whoever keeps translated code or dirty pages hears of every byte that was read, and of no other page. */
+static uint8_t *heard;
+
+static void on_written(void *arg, uint64_t gpa, uint64_t len)
+{
+    assert_true(gpa <= MEM_SIZE && len <= MEM_SIZE - gpa);
+    memset(heard + gpa, 1, len);
+}
+
+static void test_written(void **state)
+{
+    const struct prd p[] = {{DATA + 2, 1000, false}, {DATA + 0x10000, 536, false}, {DATA + 0x20000, 512, false}};
+    heard = calloc(1, MEM_SIZE);
+    disk(NULL);
+    mem.written = on_written;
+    for (unsigned k = 0; k < 3; k++) {
+        memset(heard, 0, MEM_SIZE);
+        if (k == 0)
+            lay(0, 0, 0x25, 0, 3, 0, 0x40, p, 3);
+        else if (k == 1)
+            lay_queued(0, false, 0, 3, p, 3);
+        else
+            lay(0, 0, 0x2f, 0x30, 3, 0, 0, p, 3);
+        pwr(0, PxSACT, k == 1);
+        assert_int_equal(go(), OK);
+        until_clear(0, PxSACT, 1);
+        for (unsigned i = 0; i < 0x30000; i++)
+            assert_int_equal(heard[DATA + i], (i >= 2 && i < 1002) || (i >= 0x10000 && i < 0x10218));
+        assert_true(heard[FISES + (k == 0 ? 0x40 : k == 1 ? 0x58 : 0x20)]);
+        assert_int_equal(heard[LISTS + 4], k != 1);
+    }
+    mem.written = NULL;
+    free(heard);
 }
 
 static void test_save(void **state)
@@ -1228,10 +1333,11 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_generic),      T(test_interrupts),  T(test_identify),     T(test_sectors),   T(test_transfers),
-        T(test_settings),     T(test_sync),        T(test_read_only),    T(test_trim),      T(test_smart),
-        T(test_queue),        T(test_queue_large), T(test_queue_errors), T(test_hostile),   T(test_resets),
-        T(test_media_errors), T(test_save),        T(test_cd),           T(test_cd_resets), T(test_options),
+        T(test_generic),  T(test_interrupts),  T(test_identify),     T(test_sectors), T(test_transfers),
+        T(test_settings), T(test_sync),        T(test_read_only),    T(test_trim),    T(test_smart),
+        T(test_queue),    T(test_queue_large), T(test_queue_errors), T(test_hostile), T(test_resets),
+        T(test_host),     T(test_written),     T(test_save),         T(test_cd),      T(test_cd_resets),
+        T(test_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
