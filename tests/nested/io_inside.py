@@ -28,10 +28,12 @@ harness.ACCEL = "kvm"
 from test_net import dhcp, free_port, receive_from_guest, send_to_guest  # noqa: E402
 
 harness.TESTS.clear()  # that file's own
-MODULES = ("button", "evdev", "virtio_pci", "virtio_rng", "virtio_blk", "ext4", "virtio_net")
-# Made outside, where it takes a second; test_io.py sees to it.
-harness._made.update({("kernel", "cloud"): (True, ""),  # pylint: disable=protected-access
-                      "-".join(("test", "cloud") + MODULES): True})
+# By kernel. Made outside, where it takes a second; test_io.py sees to it.
+MODULES = {"cloud": ("button", "evdev", "virtio_pci", "virtio_rng", "virtio_blk", "ext4", "virtio_net", "virtio_console"),
+           "generic": ("button", "evdev", "ahci", "sd_mod", "crc32c_generic", "ext4")}
+for _name, _modules in MODULES.items():
+    harness._made.update({("kernel", _name): (True, ""),  # pylint: disable=protected-access
+                          "-".join(("test", _name) + _modules): True})
 MODES = ("split", "kernel", "user")
 RIG = r"xstate\.c:\d+ fpu__init_system_xstate\+|Marking TSC unstable due to TSCs unsynchronized$"
 MMIO = 6  # KVM_EXIT_MMIO
@@ -43,6 +45,43 @@ def host(*argv):
                           errors="replace", timeout=COMMAND * SLOW, check=False)
     expect(done.returncode == 0, f"{' '.join(argv)}: {done.stdout}")
     return done.stdout
+
+
+def kernel(name):
+    return boot(name, modules=MODULES[name])
+
+
+def new_disk(name):
+    path = f"/tmp/{name}.img"
+    with open(path, "wb") as file:
+        file.truncate(64 << 20)
+    host("mkfs.ext4", "-q", "-F", path)
+    return path
+
+
+def fill(guest, device):
+    """Writes a file, flushes, and reads it back from the device: its checksum."""
+    guest.run(f"mkdir -p /mnt && mount -t ext4 {device} /mnt")
+    wanted = guest.run("dd if=/dev/urandom of=/mnt/file bs=64k count=64 2>&1; sync; md5sum </mnt/file", 60).split()[-2]
+    guest.run(f"umount /mnt && mount -t ext4 {device} /mnt")
+    expect_equal(guest.run("md5sum </mnt/file; umount /mnt", 60).split()[0], wanted, "checksum of what was read back")
+    return wanted
+
+
+def sound(path, wanted):
+    """After the guest's end: no fault in the file system, and the file in it."""
+    host("e2fsck", "-fn", path)
+    found = subprocess.run(["debugfs", "-R", "cat file", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                           check=True).stdout
+    expect_equal(hashlib.md5(found).hexdigest(), wanted, "checksum on the host")
+    os.unlink(path)
+
+
+def by_wire(guest, driver, device):
+    """The device's driver begins anew, without messages, and with its disk."""
+    guest.run(f"cd /sys/bus/pci/drivers/{driver} && echo {device} >unbind && "
+              f"echo 0 >/sys/bus/pci/devices/{device}/msi_bus && echo {device} >bind; cd /; "
+              "until ls /dev/[sv]d? >/dev/null 2>&1; do sleep 0.1; done", 60)
 
 
 def interrupts(guest, name):
@@ -61,37 +100,37 @@ def switches(guest, name):
     return total
 
 
-# ---- disk, network, entropy in each mode ----------------------------------------------------------------------------
+# ---- disk, network, entropy, console in each mode ---------------------------------------------------------------------
 
 def devices(mode):
     def body(t):
-        image = f"/tmp/io-{mode}.img"
-        port = free_port()
-        with open(image, "wb") as file:
-            file.truncate(64 << 20)
-        host("mkfs.ext4", "-q", "-F", image)
+        image, console, port = new_disk(f"io-{mode}"), f"/tmp/io-{mode}.console", free_port()
         args = ["-o", f"irqchip={mode}", "-o", "stats=exit", "-m", "256M", "-s", "3,virtio-rnd",
-                "-s", f"4,virtio-blk,{image}", "-s", f"5,virtio-net,hostfwd=tcp:{port}-:7000"]
-        with ExitCount() as exits, Guest(f"kvm-io-{mode}", args + boot("cloud", modules=MODULES)) as g:
+                "-s", f"4,virtio-blk,{image}", "-s", f"5,virtio-net,hostfwd=tcp:{port}-:7000",
+                "-s", f"6,virtio-console,file={console}"]
+        with ExitCount() as exits, Guest(f"kvm-io-{mode}", args + kernel("cloud")) as g:
             g.ready()
             wanted = None
             with t.case("virtio-blk: ext4 written, flushed, read back"):
-                g.run("mkdir -p /mnt && mount -t ext4 /dev/vda /mnt")
-                wanted = g.run("dd if=/dev/urandom of=/mnt/file bs=64k count=64 2>&1; sync; md5sum </mnt/file", 60)
-                wanted = wanted.split()[-2]
-                g.run("umount /mnt && mount -t ext4 /dev/vda /mnt")
-                expect_equal(g.run("md5sum </mnt/file", 60).split()[0], wanted, "checksum of what was read back")
+                wanted = fill(g, "/dev/vda")
                 expect(int(g.run("awk '{print $16}' /sys/block/vda/stat")) > 0, "no flush reached the device")
                 expect(interrupts(g, "virtio1-req.*") > 50, g.run("grep MSI /proc/interrupts"))
-                g.run("umount /mnt")
             with t.case("virtio-blk: notifications do not leave the kernel"):
                 before = exits.read().get(MMIO, 0)
                 g.run("dd if=/dev/zero of=/dev/vda bs=4096 count=200 oflag=direct seek=16000 conv=notrunc 2>&1", 60)
                 after = exits.read().get(MMIO, 0)
                 expect(after - before < 100, f"{after - before} exits for MMIO while 200 blocks were written")
-            with t.case("virtio-rnd"):
+            with t.case("virtio-blk: by wire"):
+                by_wire(g, "virtio-pci", "0000:00:04.0")
+                wanted = fill(g, "/dev/vd?")
+                line = g.run("grep -E 'IO-APIC.*virtio[0-9]+$' /proc/interrupts")
+                expect(int(line.split()[1]) > 20, line)
+            with t.case("virtio-rnd, virtio-console"):
                 expect_equal(int(g.run("dd if=/dev/hwrng bs=512 count=4 iflag=fullblock 2>/dev/null | wc -c")), 2048,
                              "bytes")
+                g.run("echo from the guest >/dev/hvc0")
+                with open(console, encoding="ascii") as file:
+                    expect("from the guest" in file.read(), "nothing came by virtio-console")
             with t.case("virtio-net, user: DHCP, the gateway, 2 MB by TCP"):
                 expect_equal(dhcp(g), ["10.0.2.15", "10.0.2.2", "10.0.2.3"], "lease")
                 g.run("ping -c 2 -W 5 10.0.2.2")
@@ -100,16 +139,38 @@ def devices(mode):
             g.quiet(RIG)
             with t.case("the disk after the end: sound, and the file is in it"):
                 g.poweroff()
-                host("e2fsck", "-fn", image)
-                found = hashlib.md5(subprocess.run(["debugfs", "-R", "cat file", image], stdout=subprocess.PIPE,
-                                                   stderr=subprocess.DEVNULL, check=True).stdout).hexdigest()
-                expect_equal(found, wanted, "checksum on the host")
-        os.unlink(image)
+                sound(image, wanted)
     return body
 
 
 for _mode in MODES:
     test(f"irqchip={_mode}, devices")(devices(_mode))
+
+
+def ahci_interrupts(guest):
+    line = guest.run("grep ahci /proc/interrupts")
+    return sum(int(word) for word in line.split()[1:] if word.isdigit()), line
+
+
+@test("ahci")
+def ahci(t):
+    image = new_disk("ahci")
+    with Guest("kvm-ahci", ["-m", "256M", "-s", f"3,ahci-hd,{image}"] + kernel("generic")) as g:
+        g.ready()
+        wanted = None
+        with t.case("ext4 written, flushed, read back, by message"):
+            wanted = fill(g, "/dev/sda")
+            count, line = ahci_interrupts(g)
+            expect(count > 20 and "MSI" in line, line)
+        with t.case("and by wire"):
+            by_wire(g, "ahci", "0000:00:03.0")
+            wanted = fill(g, "/dev/sd?")
+            count, line = ahci_interrupts(g)
+            expect(count > 20 and "IO-APIC" in line, line)
+        g.quiet(RIG)
+        with t.case("the disk after the end"):
+            g.poweroff()
+            sound(image, wanted)
 
 
 # ---- a tap, with and without vhost ----------------------------------------------------------------------------------
@@ -165,7 +226,7 @@ def vhost_run(t, mode, vhost, options=""):
     args = ["-o", f"irqchip={mode}", "-o", "stats=exit", "-m", "256M", "-s",
             f"3,virtio-tap,tap0,vhost={vhost}{queues}{options}"]
     title = f"vhost={vhost}{options}"
-    with Guest(f"kvm-vhost-{mode}-{vhost}{options}", args + boot("cloud", modules=MODULES)) as g:
+    with Guest(f"kvm-vhost-{mode}-{vhost}{options}", args + kernel("cloud")) as g:
         g.ready()
         with t.case(f"{title}: ping, TCP both ways"):
             g.run("ifconfig eth0 10.1.1.2 netmask 255.255.255.0 up && ping -c 3 -W 5 10.1.1.1", 60)
@@ -214,7 +275,7 @@ def vhost_net(t):
         t.result(f"{way}: {with_it[way]:.2f} s with vhost, {without[way]:.2f} s without", None, with_it[way])
     with t.case("auto takes it, irqchip=kernel as well"):
         args = ["-o", "irqchip=kernel", "-m", "256M", "-s", "3,virtio-tap,tap0"]
-        with Guest("kvm-vhost-auto", args + boot("cloud", modules=MODULES)) as g:
+        with Guest("kvm-vhost-auto", args + kernel("cloud")) as g:
             g.ready()
             g.run("ifconfig eth0 10.1.1.2 netmask 255.255.255.0 up && ping -c 2 -W 5 10.1.1.1", 60)
             woken = switches(g, "virtio-net")
@@ -226,7 +287,7 @@ def vhost_net(t):
         for options, words in ((["-o", "irqchip=user", "-s", "3,virtio-tap,tap0,vhost=on"], "irqchip=user"),
                                (["-s", "3,virtio-tap,tap0,vhost=on,packed"], "packed"),
                                (["-s", "3,virtio-net,vhost=on"], "vhost")):
-            done = subprocess.run([XHYVE, "-a", "kvm"] + options + boot("cloud", modules=MODULES),
+            done = subprocess.run([XHYVE, "-a", "kvm"] + options + kernel("cloud"),
                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                   timeout=COMMAND * SLOW, check=False)
             expect(done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1,

@@ -7,11 +7,12 @@ from harness import test
 from test_kvm import relay
 
 INSIDE = os.path.join(rig.HERE, "io_inside.py")
-MODULES = ("button", "evdev", "virtio_pci", "virtio_rng", "virtio_blk", "ext4", "virtio_net")
+MODULES = {"cloud": ("button", "evdev", "virtio_pci", "virtio_rng", "virtio_blk", "ext4", "virtio_net", "virtio_console"),
+           "generic": ("button", "evdev", "ahci", "sd_mod", "crc32c_generic", "ext4")}
 
 
-def run(t, words, seconds):
-    relay(t, words, seconds, INSIDE, MODULES)
+def run(t, words, seconds, kernel="cloud"):
+    relay(t, words, seconds, INSIDE, kernel, MODULES[kernel])
 
 
 @test("io: split")
@@ -27,6 +28,11 @@ def kernel(t):
 @test("io: user")
 def user(t):
     run(t, ["irqchip=user"], 200)
+
+
+@test("io: ahci")
+def ahci(t):
+    run(t, ["ahci"], 300, "generic")
 
 
 @test("io: vhost")

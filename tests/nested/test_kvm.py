@@ -32,12 +32,12 @@ def results(text):
         yield match.group(2), error, float(took.group(1)) if took else 0
 
 
-def relay(t, words, seconds, program=INSIDE, modules=("button", "evdev")):
+def relay(t, words, seconds, program=INSIDE, kernel="cloud", modules=("button", "evdev")):
     """Runs the checks of a program whose names hold one of the words, and reports each.
 
     If the machine breaks under them, which is QEMU's doing, they are all made once more in another one, and say so.
     """
-    harness.initrd("cloud", modules)  # made here: the rig cannot fetch
+    harness.initrd(kernel, modules)  # made here: the rig cannot fetch
     note = ""
     while True:
         said = bytearray()
