@@ -75,9 +75,10 @@ static void put_gas_io(uint8_t *p, uint16_t port, unsigned bits, unsigned access
 
 static unsigned fadt_flags(const struct platform *p)
 {
-    /* Bit 4 clear: the power button is fixed hardware. */
-    unsigned flags = 1u << 0 /* WBINVD */ | 1u << 2 /* PROC_C1 */ | 1u << 5 /* no fixed sleep button */ |
-                     1u << 6 /* no RTC wake in fixed hardware */;
+    /* Bits 4 and 6 clear: the power button is fixed hardware, and so is the event of the RTC's alarm. */
+    unsigned flags = 1u << 0 /* WBINVD */ | 1u << 2 /* PROC_C1 */ | 1u << 5 /* no fixed sleep button */;
+    if (!p->has_rtc)
+        flags |= 1u << 6;
     if (p->pm_tmr_32)
         flags |= 1u << 8;
     if (p->reset_port)

@@ -234,6 +234,13 @@ bool acpi_pm_power_button(struct acpi_pm *pm)
     return listens;
 }
 
+void acpi_pm_rtc_alarm(struct acpi_pm *pm)
+{
+    pm->s.pm1_sts |= RTC_STS;
+    pm_advance(pm);
+    pm_changed(pm);
+}
+
 void acpi_pm_wake(struct acpi_pm *pm)
 {
     pthread_mutex_lock(pm->lock);

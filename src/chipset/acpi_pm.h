@@ -31,7 +31,7 @@
 #define ACPI_ENABLE_VALUE 0xe1  /* written there: ACPI_ENABLE ... */
 #define ACPI_DISABLE_VALUE 0x1e /* ... and ACPI_DISABLE */
 #define ACPI_SCI_IRQ 9          /* SCI_INT */
-/* FADT flags that describe us: TMR_VAL_EXT only if init was told so; fixed power button; no RTC wake in PM1. */
+/* FADT flags that describe us: TMR_VAL_EXT only if init was told so; fixed power button; RTC alarm in PM1. */
 #define ACPI_PM_TMR_HZ 3579545
 
 /* SLP_TYPx values, for the _Sx objects. */
@@ -76,6 +76,9 @@ void acpi_pm_reset(struct acpi_pm *);
  * enabled); if not, the press is remembered and nobody will notice. Any thread.
  */
 bool acpi_pm_power_button(struct acpi_pm *);
+
+/* The RTC's alarm has come: RTC_STS. Under the chipset lock. */
+void acpi_pm_rtc_alarm(struct acpi_pm *);
 
 /* The machine goes on after a sleeping state: WAK_STS. Any thread. */
 void acpi_pm_wake(struct acpi_pm *);

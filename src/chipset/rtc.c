@@ -254,20 +254,21 @@ static void rtc_arm(struct rtc *rtc)
     uint64_t at = NO_DEADLINE;
     uint8_t b = s->cmos[REG_B];
 
-    /* With IRQF up nothing more can happen before register C is read. */
-    if (rtc->connected && !rtc->level) {
+    /* With IRQF up nothing more can happen before register C is read, but the alarm is told on another wire, too. */
+    bool irq = rtc->connected && !rtc->level, alarm = rtc->alarm && !rtc->alarming;
+    if (irq || alarm) {
         uint64_t ns = NO_DEADLINE;
         int shift = period_shift(s);
-        if ((b & B_PIE) && shift >= 0)
+        if (irq && (b & B_PIE) && shift >= 0)
             ns = ticks_to_ns((s->seen_p + 1) << shift, CRYSTAL_HZ);
         if (clock_runs(s)) {
             uint64_t sec = NO_DEADLINE / NS_PER_S;
             if (b & B_AIE) {
-                int64_t alarm = next_alarm(s, s->base_s + (int64_t)s->seen_s);
-                if (alarm != INT64_MAX)
-                    sec = (uint64_t)(alarm - s->base_s);
+                int64_t next = next_alarm(s, s->base_s + (int64_t)s->seen_s);
+                if (next != INT64_MAX)
+                    sec = (uint64_t)(next - s->base_s);
             }
-            if (b & B_UIE)
+            if (irq && (b & B_UIE))
                 sec = s->seen_s + 1;
             if (sec < NO_DEADLINE / NS_PER_S && sec * NS_PER_S < ns)
                 ns = sec * NS_PER_S;
@@ -293,6 +294,10 @@ static void rtc_changed(struct rtc *rtc)
         rtc->level = level;
         irq_set(&rtc->irq, level);
     }
+    bool alarming = rtc->s.cmos[REG_C] & rtc->s.cmos[REG_B] & C_AF;
+    if (alarming && !rtc->alarming && rtc->alarm)
+        rtc->alarm(rtc->alarm_arg);
+    rtc->alarming = alarming;
     rtc_arm(rtc);
 }
 
@@ -504,6 +509,7 @@ int rtc_load(struct rtc *rtc, const uint8_t *data, size_t len, size_t *pos)
     atomic_store(&rtc->nmi_masked, (s->index & INDEX_NMI_MASK) != 0);
     rtc->level = rtc->connected && (s->cmos[REG_C] & s->cmos[REG_B] & C_FLAGS);
     irq_set(&rtc->irq, rtc->level);
+    rtc->alarming = s->cmos[REG_C] & s->cmos[REG_B] & C_AF; /* what came of it is in the state of others */
     rtc_arm(rtc);
     pthread_mutex_unlock(rtc->lock);
     return err;
@@ -518,6 +524,8 @@ int rtc_init(struct rtc *rtc, struct bus *pio, struct loop *loop, pthread_mutex_
     struct tm local = {0};
 
     *rtc = (struct rtc){.lock = lock, .irq = irq, .connected = true, .armed_ns = NO_DEADLINE};
+    rtc->alarm = opt->alarm;
+    rtc->alarm_arg = opt->alarm_arg;
     rtc_power_on(&rtc->s);
     fill_memory(&rtc->s, opt);
     rtc->divider_ns = now_ns - wall_ns % NS_PER_S;

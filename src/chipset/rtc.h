@@ -36,6 +36,9 @@ struct rtc {
     struct irq_line irq;
     bool level;     /* what `irq` was last told */
     bool connected; /* IRQF reaches `irq` */
+    bool alarming;  /* the alarm's flag and its enable are both up */
+    void (*alarm)(void *arg);
+    void *alarm_arg;
     _Atomic bool nmi_masked;
 };
 
@@ -44,6 +47,9 @@ struct rtc_options {
     uint64_t mem_low;  /* bytes of RAM below 4 GiB, of which the first MiB is conventional memory and ROM */
     uint64_t mem_high; /* bytes of RAM above 4 GiB */
     unsigned nvcpus;   /* stored where firmware looks for it (0x5F) */
+    /* The alarm has come and is enabled (ACPI: RTC_STS), connected or not. Under the chipset lock. NULL: nobody asks. */
+    void (*alarm)(void *arg);
+    void *alarm_arg;
 };
 
 /* Adds the chip to the I/O port bus. `irq` is IRQ8; `lock` is the chipset lock. 0 or -errno. */

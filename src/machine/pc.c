@@ -210,6 +210,8 @@ static int add_interrupt_controllers(struct pc *pc, unsigned phys_bits)
 
 /* -- timers and clocks -- */
 
+static void rtc_alarm(void *arg) { acpi_pm_rtc_alarm(&((struct pc *)arg)->acpi_pm); }
+
 static int add_clocks(struct pc *pc)
 {
     struct vm *vm = pc->vm;
@@ -218,6 +220,8 @@ static int add_clocks(struct pc *pc)
         .mem_low = vm->mem.low_len,
         .mem_high = vm->mem.high_len,
         .nvcpus = vm->nvcpus,
+        .alarm = rtc_alarm,
+        .alarm_arg = pc,
     };
     struct hpet_wires hpet = {
         .irq0 = isa_irq(pc, ISA_PIT, ISA_HPET),

@@ -162,6 +162,10 @@ def one_cpu(t):
         with t.case("the RTC tells the time"):
             seconds = int(g.run("cat /sys/class/rtc/rtc0/since_epoch"))
             expect(abs(seconds - time.time()) < 3, f"the RTC is {seconds - time.time():.0f} s off")
+        with t.case("the RTC's alarm comes"):
+            g.run("cd /sys/class/rtc/rtc0; echo 0 >wakealarm; echo +2 >wakealarm; cat wakealarm")
+            # Linux takes it back once it has come.
+            g.run("while [ -n \"$(cat wakealarm)\" ]; do sleep 0.2; done; cd /")
         with t.case("ACPI tables are sound"):
             acpi_tables(g, folder)
         with t.case("SMBIOS tables are sound"):

@@ -150,6 +150,23 @@ static void test_enable(void **state)
     assert_int_equal(inw(CNT), 0);
 }
 
+static void test_rtc_alarm(void **state)
+{
+    outb(ACPI_SMI_CMD_PORT, ACPI_ENABLE_VALUE);
+    outw(STS, 0xffff);
+    acpi_pm_rtc_alarm(&pm);
+    assert_int_equal(inw(STS), 0x400);
+    assert_false(sci.level);
+    outw(EN, 0x400);
+    assert_true(sci.level);
+    migrate();
+    assert_true(sci.level);
+    outw(STS, 0x400);
+    assert_false(sci.level);
+    acpi_pm_rtc_alarm(&pm);
+    assert_true(sci.level);
+}
+
 static void test_power_button(void **state)
 {
     assert_false(acpi_pm_power_button(&pm));
@@ -302,8 +319,9 @@ static void test_fuzz(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_timer), T(test_timer_overflow), T(test_enable),       T(test_power_button), T(test_sleep),
-        T(test_gpe),   T(test_reset_register), T(test_odd_accesses), T(test_fuzz),
+        T(test_timer),        T(test_timer_overflow), T(test_enable), T(test_power_button),
+        T(test_rtc_alarm),    T(test_sleep),          T(test_gpe),    T(test_reset_register),
+        T(test_odd_accesses), T(test_fuzz),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

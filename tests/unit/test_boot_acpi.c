@@ -99,6 +99,7 @@ static void fadt(void **state)
     assert_int_equal(get_le64(t + 120), 0xcf9);
     assert_true(get_le32(t + 112) & 1u << 10);
     assert_false(get_le32(t + 112) & 1u << 4); /* fixed power button */
+    assert_false(get_le32(t + 112) & 1u << 6); /* fixed RTC event */
     assert_int_equal(get_le16(t + 109), 0x7);  /* legacy devices, i8042, no VGA; MSI allowed */
     f->p.has_i8042 = false;
     f->p.reset_port = 0;

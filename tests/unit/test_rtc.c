@@ -8,13 +8,22 @@
 
 static struct rtc rtc;
 static struct wire irq8;
-static const struct rtc_options options = {
-    .utc = true, .mem_low = UINT64_C(3) << 30, .mem_high = UINT64_C(5) << 30, .nvcpus = 4};
+static unsigned alarms;
+
+static void count_alarm(void *arg) { ++*(unsigned *)arg; }
+
+static const struct rtc_options options = {.utc = true,
+                                           .mem_low = UINT64_C(3) << 30,
+                                           .mem_high = UINT64_C(5) << 30,
+                                           .nvcpus = 4,
+                                           .alarm = count_alarm,
+                                           .alarm_arg = &alarms};
 
 static int setup(void **state)
 {
     int err = fixture_setup(state);
     memset(&irq8, 0, sizeof(irq8));
+    alarms = 0;
     return err ? err : rtc_init(&rtc, pio, loop, &chipset_lock, wire_line(&irq8), &options);
 }
 
@@ -332,6 +341,46 @@ static uint64_t alarm_in(void)
     return (fake_ns - start + NS_PER_S / 2) / NS_PER_S;
 }
 
+/* The alarm's other wire: told once, and also while somebody else has IRQ 8. */
+static void test_alarm_wire(void **state)
+{
+    set_time(0x2023, 0x12, 0x31, 0x01, 0x22, 0x00, 0x00);
+    set_alarm(0x22, 0x00, 0x05);
+    rtc_connect(&rtc, false);
+    wr(0x0b, 0x12); /* updates alone: nobody waits for them */
+    rd(0x0c);
+    assert_true(rtc.armed_ns == NO_DEADLINE);
+    wr(0x0b, 0x22);
+    jump(4 * NS_PER_S);
+    assert_int_equal(alarms, 0);
+    jump(NS_PER_S);
+    assert_int_equal(alarms, 1);
+    assert_int_equal(irq8.rises, 0);
+    assert_true(rtc.armed_ns == NO_DEADLINE); /* until register C is read */
+    migrate();
+    rd(0x0b);
+    assert_int_equal(alarms, 1);
+    assert_int_equal(rd(0x0c) & 0x20, 0x20);
+    jump(86400 * NS_PER_S);
+    assert_int_equal(alarms, 2);
+    /* With IRQ 8, and with another reason for it up. */
+    rd(0x0c);
+    rtc_connect(&rtc, true);
+    wr(0x0b, 0x32);
+    set_alarm(0xff, 0xff, 0x10);
+    jump(NS_PER_S);
+    assert_true(irq8.level);
+    assert_int_equal(alarms, 2);
+    jump(60 * NS_PER_S);
+    assert_int_equal(alarms, 3);
+    /* Without its enable it is nobody's business. */
+    wr(0x0b, 0x02);
+    rd(0x0c);
+    jump(120 * NS_PER_S);
+    rd(0x0b);
+    assert_int_equal(alarms, 3);
+}
+
 static void test_alarm(void **state)
 {
     set_time(0x2023, 0x12, 0x31, 0x01, 0x22, 0x00, 0x00);
@@ -423,7 +472,9 @@ static void test_reset_and_connect(void **state)
     rtc_connect(&rtc, false);
     assert_false(irq8.level);
     rd(0x0c);
+    wr(0x0b, 0x5a); /* the alarm has a wire of its own */
     assert_true(rtc.armed_ns == NO_DEADLINE);
+    wr(0x0b, 0x7a);
     rtc_connect(&rtc, true);
     jump(2 * NS_PER_S);
     assert_true(irq8.level);
@@ -482,6 +533,7 @@ int main(void)
         T(test_update_interrupt),
         T(test_periodic_interrupt),
         T(test_alarm),
+        T(test_alarm_wire),
         T(test_memory),
         T(test_reset_and_connect),
         T(test_fuzz),
