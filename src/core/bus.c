@@ -403,3 +403,14 @@ int bus_claims(struct bus *bus, uint64_t addr)
     leave(slot);
     return claimed;
 }
+
+const void *bus_owner(struct bus *bus, uint64_t addr)
+{
+    struct slot *slot = enter(bus);
+    const struct table *t = atomic_load_explicit(&slot->table, memory_order_relaxed);
+    const struct segment *seg = find(t, addr);
+    const void *owner = seg && seg->first <= addr ? seg->range.dev : NULL;
+
+    leave(slot);
+    return owner;
+}

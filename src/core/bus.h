@@ -58,10 +58,12 @@ int bus_remove(struct bus *, uint64_t base, void *dev);
 /*
  * An access of 1, 2, 4 or 8 bytes at any alignment. Where nobody answers, bytes
  * read as ones and writes vanish; an access across ranges is split. bus_claims()
- * tells if anybody answers at the address. Any thread.
+ * tells if anybody answers at the address, bus_owner() the `dev` of who does (or
+ * NULL). Any thread.
  */
 uint64_t bus_read(struct bus *, uint64_t addr, unsigned size);
 void bus_write(struct bus *, uint64_t addr, unsigned size, uint64_t val);
 int bus_claims(struct bus *, uint64_t addr);
+const void *bus_owner(struct bus *, uint64_t addr);
 
 #endif

@@ -252,23 +252,42 @@ static void claim(struct pci_dev *d, unsigned n, uint64_t base)
         d->ops->bar_moved(d, n, true, base, bar->size);
 }
 
+bool pci_bar_answers(struct pci_dev *d, unsigned n, uint64_t addr)
+{
+    const struct pci_bar *bar = &d->bar[n];
+    return bar->claimed && bus_owner(space(d, bar), addr) == bar;
+}
+
+static void tell_all(struct pci_bus *bus)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(bus->dev); i++)
+        if (bus->dev[i] && bus->dev[i]->ops->bars_changed)
+            bus->dev[i]->ops->bars_changed(bus->dev[i]);
+}
+
 void pci_bars_sync(struct pci_dev *d)
 {
     uint64_t base[PCI_BARS];
-    bool wanted[PCI_BARS];
+    bool wanted[PCI_BARS], changed = false;
 
     if (!d->bus)
         return;
     for (unsigned n = 0; n < PCI_BARS; n++) {
         const struct pci_bar *bar = &d->bar[n];
         wanted[n] = decoded(d, n, &base[n]);
-        if (bar->claimed && !(wanted[n] && bar->base == base[n] && bar->len == bar->size))
+        if (bar->claimed && !(wanted[n] && bar->base == base[n] && bar->len == bar->size)) {
             unclaim(d, n);
+            changed = true;
+        }
     }
     for (unsigned n = 0; n < PCI_BARS; n++) {
-        if (wanted[n] && !d->bar[n].claimed)
+        if (wanted[n] && !d->bar[n].claimed) {
             claim(d, n, base[n]);
+            changed = true;
+        }
     }
+    if (changed)
+        tell_all(d->bus);
 }
 
 void pci_bars_unmap(struct pci_dev *d)

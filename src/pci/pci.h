@@ -86,6 +86,8 @@ struct pci_ops {
      * where it was: for ioeventfds, which sit at guest addresses. Optional.
      */
     void (*bar_moved)(struct pci_dev *, unsigned n, bool mapped, uint64_t addr, uint64_t size);
+    /* A BAR of any function has moved, so who answers at an address may be another (pci_bar_answers()). Optional. */
+    void (*bars_changed)(struct pci_dev *);
     /*
      * Machine reset, or the guest has reset the function (FLR): cfg has its
      * reset values again, BARs and interrupts are off, nothing is pending. What
@@ -219,6 +221,8 @@ void pci_set32(struct pci_dev *, unsigned off, uint32_t v);
  */
 int pci_bar_io(struct pci_dev *, unsigned n, uint32_t size, const struct io_ops *, void *arg);
 int pci_bar_mem(struct pci_dev *, unsigned n, uint64_t size, unsigned flags, const struct io_ops *, void *arg);
+/* Is it this BAR that answers at addr, of all that may lie there? In ops: the bus's lock is held. */
+bool pci_bar_answers(struct pci_dev *, unsigned n, uint64_t addr);
 /*
  * Lets the guest choose the size of a memory BAR by the Resizable BAR
  * capability: `sizes` is the OR of all that it may choose (powers of two, 1 MiB

@@ -512,12 +512,17 @@ static int start_events(struct virtio_pci *v) { return -ENOTSUP; }
 static void stop_events(struct virtio_pci *v) {}
 #endif
 
-/* A notification that finds no event (the accelerator had no room for it) comes through modern_write(). */
-static void place_events(struct virtio_pci *v, bool add)
+/*
+ * Where another range lies over the registers the event would take what is that
+ * one's, so it is there only where the bus would come to us. A notification that
+ * finds no event (the accelerator had no room for it) comes through modern_write().
+ */
+static void place_events(struct virtio_pci *v, bool wanted)
 {
     for (unsigned i = 0; v->event && v->events.ioeventfd && i < v->dev->nqueues; i++) {
         struct queue_event *e = &v->event[i];
         struct accel_io_event where = {.addr = v->notify_base + i * NOTIFY_MULTIPLIER};
+        bool add = wanted && pci_bar_answers(&v->pci, MODERN_BAR, where.addr);
         if (add != e->set && v->events.ioeventfd(v->events.arg, e->fd, &where, add) == 0)
             e->set = add;
     }
@@ -572,6 +577,13 @@ static void vpci_bar_moved(struct pci_dev *d, unsigned n, bool mapped, uint64_t 
     place_events(v, false);
     v->notify_base = mapped ? addr + NOTIFY_PAGE * PAGE : 0;
     if (mapped)
+        place_events(v, true);
+}
+
+static void vpci_bars_changed(struct pci_dev *d)
+{
+    struct virtio_pci *v = CONTAINER_OF(d, struct virtio_pci, pci);
+    if (v->notify_base)
         place_events(v, true);
 }
 
@@ -717,6 +729,7 @@ static const struct pci_ops vpci_ops = {
     .cfg_read = vpci_cfg_read,
     .cfg_write = vpci_cfg_write,
     .bar_moved = vpci_bar_moved,
+    .bars_changed = vpci_bars_changed,
     .reset = vpci_reset,
     .busy = vpci_busy,
     .save = vpci_save,

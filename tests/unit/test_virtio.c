@@ -10,6 +10,7 @@
 
 #include "lock_check.h"
 #include "pci/bridges.h"
+#include "pci/dummy.h"
 #include "virtio/pci.h"
 #include "virtio/rnd.h"
 #include "virtio_driver.h"
@@ -788,6 +789,19 @@ static void test_events(void **state)
         assert_int_equal(events[i].addr, 0);
     cfg_w(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
     assert_true(events[0].addr && events[1].addr);
+
+    /* Another function's BAR in the same place: who is lower wins, and the notifications with it. */
+    for (unsigned slot = SLOT - 1; slot <= SLOT + 1; slot += 2) {
+        assert_int_equal(pci_dummy_new(&pci, slot, 0), 0);
+        pci_cfg_write(&pci, slot, 0, PCI_BAR0 + 16, 4, (uint32_t)bar(4));
+        pci_cfg_write(&pci, slot, 0, PCI_BAR0 + 20, 4, 0);
+        pci_cfg_write(&pci, slot, 0, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+        bool theirs = slot < SLOT;
+        assert_int_equal(events[0].addr != 0, !theirs);
+        assert_int_equal(events[1].addr != 0, !theirs);
+        pci_cfg_write(&pci, slot, 0, PCI_COMMAND, 2, 0);
+        assert_true(events[0].addr && events[1].addr);
+    }
     assert_int_equal(virtio_pci_set_events(&toy.dev, NULL), 0); /* the accelerator is about to go */
     for (unsigned i = 0; i < ARRAY_LEN(events); i++)
         assert_int_equal(events[i].addr, 0);
