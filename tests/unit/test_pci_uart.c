@@ -136,6 +136,10 @@ static void test_reset_save_load(void **state)
     pci_bus_reset(&pci);
     assert_false(gsi[PIRQ].level);
     assert_int_equal(inb(BASE + SCR), 0xff); /* not decoded */
+    cfg_out(SLOT, 0, PCI_BAR0, 4, BASE);
+    cfg_out(SLOT, 0, PCI_COMMAND, 2, PCI_COMMAND_IO);
+    assert_int_equal(in(SCR), 0);
+    assert_int_equal(in(IER), 0);
     assert_int_equal(pci_bus_load(&pci, blob.data, blob.len, &pos), 0);
     assert_int_equal(pos, blob.len);
     assert_int_equal(in(SCR), 0x5a);

@@ -480,7 +480,12 @@ static size_t fill_line(unsigned *waiting)
     while (*waiting < 4) {
         for (size_t i = 0; i < sizeof(buf); i++)
             buf[i] = (uint8_t)((sent + i) % 253);
-        put(7, buf, sizeof(buf));
+        uint64_t at = DATA(7, d[7].free[d[7].nfree - 1]); /* in two parts */
+        struct drv_buf parts[] = {{at, 1000, false}, {at + 1000, sizeof(buf) - 1000, false}};
+        assert_int_equal(mem_write(&mem, at, buf, sizeof(buf)), 0);
+        drv_add(&d[7], parts, 2, true);
+        if (drv_kick(&d[7]))
+            virtio_kick(dev, 7);
         sent += sizeof(buf);
         *waiting += 1;
         turn();
@@ -578,21 +583,33 @@ static void test_save_load(void **state)
         reopened += get_le16(m + 4) == OPEN && get_le32(m) == 1;
     assert_int_equal(reopened, 1);
 
-    console()->s.guest_open[1] = true; /* files may come from anywhere */
-    console()->s.ready[1] = false;
-    struct state_blob worse = {0};
-    assert_int_equal(console_save(dev, &worse), 0);
-    virtio_reset(dev);
-    turn();
-    pos = 0;
-    assert_int_equal(console_load(dev, worse.data, worse.len, &pos), -EINVAL);
-    assert_int_equal(pos, 0);
+    static const struct {
+        size_t offset;
+        unsigned value;
+    } wrong[] = {
+        {offsetof(struct console_state, ready[1]), 0},        {offsetof(struct console_state, added[1]), 0},
+        {offsetof(struct console_state, added[3]), 1},        {offsetof(struct console_state, guest_open[30]), 1},
+        {offsetof(struct console_state, tell[1]), TELL_SIZE}, {offsetof(struct console_state, tell[4]), TELL_ADD},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) { /* files may come from anywhere */
+        struct state_blob worse = {0};
+        console()->s = before;
+        ((uint8_t *)&console()->s)[wrong[i].offset] = (uint8_t)wrong[i].value;
+        if (i == 1)
+            console()->s.guest_open[1] = console()->s.host_open[1] = false;
+        assert_int_equal(console_save(dev, &worse), 0);
+        virtio_reset(dev);
+        turn();
+        pos = 0;
+        assert_int_equal(console_load(dev, worse.data, worse.len, &pos), -EINVAL);
+        assert_int_equal(pos, 0);
+        free(worse.data);
+    }
     for (size_t len = 0; len < blob.len; len += 7) {
         pos = 0;
         assert_int_equal(console_load(dev, blob.data, len, &pos), -EINVAL);
     }
     free(blob.data);
-    free(worse.data);
 }
 
 /* ---- clients come and go ---------------------------------------------------------------------------------------- */
