@@ -69,11 +69,11 @@ mapfile -t sources < <(apt-get indextargets --format '$(CODENAME) deb $(SITE) $(
 
 include=$(printf ',%s' "${packages[@]}")
 echo "make-disk: installing $release into an image, once (about 2 minutes)" >&2
-if ! mmdebstrap --quiet --variant=minbase --include="${include#,}" --format=tar \
+if ! mmdebstrap --variant=minbase --include="${include#,}" --format=tar \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     "$release" "$work/root.tar" "${sources[@]}" >"$work/log" 2>&1 </dev/null; then
-    grep -v '^$' "$work/log" | tail -n 8 | sed 's/^/    /' >&2
+    grep -E '^(E|W|Err|dpkg|.*rror)' "$work/log" | tail -n 8 | sed 's/^/    /' >&2
     case $(cat "$work/log") in
     *'Could not resolve'* | *'Failed to fetch'* | *'Could not connect'* | *'Unable to connect'*)
         fail "the package mirror cannot be reached (above): is there a network, a proxy in http_proxy? MIRROR=http://... names" \
