@@ -10,8 +10,9 @@ import struct
 import subprocess
 import tempfile
 import termios
+import time
 
-from harness import ACCEL, SLOW, XHYVE, Failure, Guest, Skip, expect, expect_equal, test
+from harness import ACCEL, SLOW, XHYVE, Failure, Guest, Skip, boot, expect, expect_equal, test
 
 
 def kernel_of(code, folder):
@@ -222,3 +223,36 @@ def signals(t):
                 expect(process.poll() is None, "it ended")
                 process.terminate()
                 expect_equal(end_of(process)[0], 0, "status after SIGTERM")
+
+
+def stopped(pid):
+    """Waits until each thread of the process has stopped."""
+    end = time.monotonic() + 20 * SLOW
+    while time.monotonic() < end:
+        states = set()
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii") as file:
+                states.add(file.read().rsplit(")", 1)[1].split()[0])
+        if states == {"T"}:
+            return
+        time.sleep(0.01)
+    raise Failure(f"the process does not stop: {states}")
+
+
+@test("process: stopped and continued")
+def stop_and_continue(t):
+    """System calls that a stop interrupts go on by restart_syscall(2): the sandbox has to let them."""
+    args = ["-c", "2", "-m", "256M", "-s", "3,virtio-rnd"]
+    with Guest("process-stopped", args + boot("cloud", modules=("button", "evdev", "virtio_pci", "virtio_rng"))) as g:
+        g.ready()
+        for what, command in (("idle", "sleep 2"), ("at work", "dd if=/dev/hwrng of=/dev/null bs=4k count=16 2>&1")):
+            with t.case(f"a guest that is {what}"):
+                g.send(command + "; echo went on\n")
+                for _ in range(5):
+                    g.signal(signal.SIGSTOP)
+                    stopped(g.process.pid)
+                    g.signal(signal.SIGCONT)
+                    g.send("")
+                g.wait(r"^went on\r*$", 60)
+                expect(g.process.poll() is None, "it ended")
+        g.poweroff()
