@@ -249,10 +249,10 @@ def stop_and_continue(t):
             with t.case(f"a guest that is {what}"):
                 g.send(command + "; echo went on\n")
                 for _ in range(5):
+                    time.sleep(0.2)  # until its threads sleep again
                     g.signal(signal.SIGSTOP)
                     stopped(g.process.pid)
                     g.signal(signal.SIGCONT)
-                    g.send("")
                 g.wait(r"^went on\r*$", 60)
                 expect(g.process.poll() is None, "it ended")
         g.poweroff()
