@@ -17,9 +17,10 @@ ACK = re.compile(r"^ack (\d+) (\d+)\r?$", re.M)
 KINDS = 4
 FILE_MAX, BLOCK = 16384, 4096
 
-# What e2fsck -p may do after a crash that ext4 is prepared for: files that were growing, or gone, are on its orphan list.
-USUAL = re.compile(r"recovering journal|(Clearing|Truncating) orphaned inode|Setting free (inodes|blocks) count|: clean, |"
-                   r"\d+/\d+ files .*\d+/\d+ blocks")
+# What e2fsck -p may do after a crash that ext4 is prepared for: files that were growing, or gone, are on its orphan
+# list.
+USUAL = re.compile(r"recovering journal|(Clearing|Truncating) orphaned inode|Setting free (inodes|blocks) count|"
+                   r": clean, |\d+/\d+ files .*\d+/\d+ blocks")
 
 
 def tool(name):
