@@ -809,6 +809,95 @@ static void test_events(void **state)
     cfg_w(PCI_COMMAND, 2, 0);
 }
 
+/* An accelerator's interrupts: of one descriptor. */
+static struct {
+    int fd; /* -1: none */
+    uint32_t data;
+} call_of = {.fd = -1};
+
+static int fake_route(void *arg, unsigned route, uint64_t addr, uint32_t data)
+{
+    assert_true(route == 7 && addr == 0xfee00000);
+    call_of.data = data;
+    return 0;
+}
+
+static int fake_irqfd(void *arg, int fd, unsigned route, bool add)
+{
+    assert_int_equal(route, 7);
+    assert_int_equal(call_of.fd, add ? -1 : fd);
+    call_of.fd = add ? fd : -1;
+    return 0;
+}
+
+/* A queue is lent: what the driver says goes by, and what somebody else says is an interrupt. */
+static void test_lend(void **state)
+{
+    const struct virtio_pci_events hooks = {
+        .ioeventfd = fake_ioeventfd, .irqfds = {fake_route, fake_irqfd, NULL}, .first_route = 7};
+    const uint64_t f = VIRTIO_BIT(VIRTIO_F_VERSION_1), one = 1;
+    int kick_fd = -1, call_fd = -1;
+    struct drv d;
+    memset(events, 0, sizeof(events));
+    events_closed = false;
+    add_toy(&transitional);
+    const struct virtio_transport *t = &toy.dev.transport;
+    toy.dev.lendable = 1;
+    assert_int_equal(t->lend(t->arg, 0, &kick_fd, &call_fd), -EOPNOTSUPP);
+    assert_int_equal(virtio_pci_set_events(&toy.dev, &hooks), 0);
+    enable_msix();
+    negotiate(f);
+    set_queue(&d, 0, 8, f);
+    wr(0x1a, 2, 1);
+    driver_ok();
+    turn();
+    assert_int_equal(t->lend(t->arg, 1, &kick_fd, &call_fd), -EOPNOTSUPP);
+    assert_int_equal(t->lend(t->arg, 0, &kick_fd, &call_fd), 0);
+    assert_int_equal(call_of.fd, call_fd);
+    assert_int_equal(call_of.data, 0x41);
+
+    unsigned before = toy.notifies[0];
+    assert_int_equal(write(kick_fd, &one, 8), 8);
+    turn();
+    turn();
+    assert_int_equal(toy.notifies[0], before);
+    t->take_back(t->arg, 0); /* and nothing is lost */
+    turn();
+    turn();
+    assert_int_equal(toy.notifies[0], before + 1);
+
+    unsigned at = cap(PCI_CAP_MSIX, 0);
+    uint64_t entry = bar(cfg(at + 4, 4) & 7) + (cfg(at + 4, 4) & ~7u) + 16, pba = bar(cfg(at + 8, 4) & 7);
+    pba += cfg(at + 8, 4) & ~7u;
+    bus_write(mmio, entry + 12, 4, 1); /* masked: it is kept by us */
+    assert_int_equal(call_of.fd, -1);
+    assert_int_equal(write(call_fd, &one, 8), 8);
+    turn();
+    assert_int_equal(messages, 0);
+    assert_int_equal(bus_read(mmio, pba, 8), 2);
+    bus_write(mmio, entry + 12, 4, 0);
+    assert_int_equal(messages, 1);
+    assert_int_equal(call_of.fd, call_fd);
+    wr(0x16, 2, 0);
+    wr(0x1a, 2, 2); /* another vector */
+    assert_int_equal(call_of.data, 0x42);
+    cfg_w(at + 2, 2, 0); /* by wire */
+    assert_int_equal(call_of.fd, -1);
+    assert_int_equal(write(call_fd, &one, 8), 8);
+    turn();
+    assert_int_equal(bus_read(mmio, place(3), 1), 1);
+    cfg_w(at + 2, 2, 0x8000);
+    assert_int_equal(call_of.fd, call_fd);
+    wr(0x14, 1, 0);
+    turn();
+    assert_int_equal(call_of.fd, -1); /* a reset device has no vectors */
+    wr(0x16, 2, 0);
+    wr(0x1a, 2, 2);
+    assert_int_equal(call_of.fd, call_fd);
+    assert_int_equal(virtio_pci_set_events(&toy.dev, NULL), 0);
+    assert_int_equal(call_of.fd, -1);
+}
+
 /* Any access to any register, in any order: no crash, and the device can be had again. */
 static void test_random(void **state)
 {
@@ -1026,6 +1115,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_legacy_early, setup, teardown),
         cmocka_unit_test_setup_teardown(test_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_events, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lend, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rnd, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rnd_rate, setup, teardown),
