@@ -20,7 +20,7 @@ size=1G
 
 # systemd without D-Bus, so the power button is acpid's. fio has most of the megabytes, for its engines' libraries.
 packages=(sysvinit-core sysv-rc initscripts insserv udev kmod acpid ifupdown udhcpc busybox-static iproute2 iputils-ping netbase procps dropbear curl
-    e2fsprogs fio smartmontools hdparm rng-tools-debian iperf3 pciutils)
+    e2fsprogs ethtool fio smartmontools hdparm rng-tools-debian iperf3 pciutils)
 
 fail() {
     echo "make-disk: $*" >&2

@@ -12,7 +12,7 @@ level=${1:-build}
 packages=(gcc make meson ninja-build pkg-config libc6-dev libzydis-dev libseccomp-dev zlib1g-dev liblzma-dev liblz4-dev
     libzstd-dev libslirp-dev liburing-dev libnbd-dev)
 demo=(busybox-static cpio e2fsprogs fakeroot kmod mmdebstrap python3 uidmap)
-check=(clang clang-format clang-tidy libcmocka-dev acpica-tools dmidecode git mandoc nbdkit qemu-system-x86 qemu-utils
+check=(clang clang-format clang-tidy libcmocka-dev acpica-tools dmidecode git iperf3 mandoc nbdkit qemu-system-x86 qemu-utils
     rng-tools-debian)
 bench=(qemu-system-x86)
 

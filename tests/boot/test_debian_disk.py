@@ -4,15 +4,18 @@ The kernel is the one for PCs, as that for virtual machines has no AHCI; its dri
 """
 
 import contextlib
+import json
 import os
 import random
 import re
+import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 
 from harness import SLOW, Failure, Guest, Skip, boot, disk, expect, expect_equal, test
-from test_net import free_port, macs
+from test_net import free_port, macs, namespace
 
 MODULES = ("button", "evdev", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "ahci", "sd_mod", "virtio_net",
            "virtio_rng")
@@ -199,3 +202,43 @@ def networks(t):
             for thread in threads:
                 thread.join()
             expect_equal(found, [True, True], "echoes")
+
+
+def iperf(g, *more):
+    """Two streams for two seconds between the host and the guest's server: the bytes that came."""
+    g.run("until ss -ltn | grep -q :5201; do sleep 0.1; done", 30)
+    done = subprocess.run(["iperf3", "-c", "10.1.1.2", "-t", "2", "-P", "2", "-J", *more], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * SLOW, check=False)
+    said = json.loads(done.stdout)
+    expect(done.returncode == 0 and "error" not in said, f"iperf3: {said.get('error')}")
+    return said["end"]["sum_received"]["bytes"]
+
+
+@test("debian: a tap")
+def tap(t):
+    if not shutil.which("iperf3"):
+        raise Skip("iperf3 is missing: scripts/setup.sh check installs it")
+    with namespace(), tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder, \
+            debian("debian-tap", folder, "-s", "6,virtio-tap,tap0,queues=2,vhost=off") as g:
+        g.run("ip addr add 10.1.1.2/24 dev eth0 && ip link set eth0 mtu 4000 up && ethtool -L eth0 combined 2")
+        g.run("iperf3 -s -D")
+        with t.case("jumbo frames there and back, none in two"):
+            g.run("ping -c 2 -W 10 -M do -s 3972 10.1.1.1")
+        for state in ("on", "off", "on"):
+            with t.case(f"iperf3 both ways, offloads {state}"):
+                g.run(f"ethtool -K eth0 tx {state} sg {state} tso {state} gso {state} gro {state} rx-gro-hw {state}")
+                found = g.run("ethtool -k eth0")
+                for name in ("tx-checksumming", "tcp-segmentation-offload", "rx-gro-hw"):
+                    expect(f"{name}: {state}" in found, f"{name} is not {state}: {found}")
+                for way in ([], ["-R"]):
+                    got = iperf(g, *way)
+                    expect(got > 4 << 20, f"{got} bytes in 2 s with {way}")
+        with t.case("both queues are in use"):
+            found = g.run("grep $(basename $(readlink /sys/class/net/eth0/device))-input /proc/interrupts")
+            lines = [line.split() for line in found.splitlines()]
+            expect(len(lines) == 2 and all(int(line[1]) + int(line[2]) > 0 for line in lines), f"interrupts: {lines}")
+        with t.case("link down and up"):
+            for state, carrier in (("down", "0"), ("up", "1")):
+                subprocess.run(["ip", "link", "set", "tap0", state], check=True)
+                g.run(f"until [ $(cat /sys/class/net/eth0/carrier) = {carrier} ]; do sleep 0.1; done")
+            expect(iperf(g) > 4 << 20, "too little after that")
