@@ -28,7 +28,7 @@ def both_ways(guest, tty, s, data):
     guest.run(f"stty -F /dev/{tty} raw -echo crtscts 115200")
     # The reader must be there before the first byte: until then nobody listens to the line.
     guest.run(f"(head -c {len(data)} | md5sum >/tmp/sum.part; mv /tmp/sum.part /tmp/sum) </dev/{tty} & "
-              f"until grep -q 'RTS' /proc/tty/driver/serial; do :; done")
+              f"until grep -q '^{tty[4:]}:.*RTS' /proc/tty/driver/serial; do :; done")
     s.sendall(data)
     found = guest.run("until [ -f /tmp/sum ]; do sleep 0.1; done; cat /tmp/sum; rm /tmp/sum", 120).split()[0]
     expect_equal(found, hashlib.md5(data).hexdigest(), f"checksum of what {tty} received")
