@@ -4,12 +4,19 @@
 #include <string.h>
 
 #include "accel/soft/soft.h"
+#if defined(__APPLE__) && defined(__x86_64__)
+#include "accel/hvf/hvf.h"
+#define HAVE_HVF 1
+#endif
 #if defined(__linux__) && defined(__x86_64__)
 #include "accel/kvm/kvm.h"
 #define HAVE_KVM 1
 #endif
 
 const struct accel_ops *const accel_table[] = {
+#ifdef HAVE_HVF
+    &accel_hvf,
+#endif
 #ifdef HAVE_KVM
     &accel_kvm,
 #endif

@@ -177,12 +177,15 @@ static uint64_t chunk_mask(unsigned off, unsigned len)
     return (~UINT64_C(0) >> (63 - (last - first))) << first;
 }
 
-/* Bytes of the page of gpa: RAM and ROM directly, anything else through the bus into buf. */
+/*
+ * Bytes of the page of gpa: RAM and ROM directly, anything else through the bus into buf. A map without that page (of an
+ * accelerator whose hardware writes to it unseen) lets no block of it be kept.
+ */
 static const uint8_t *code_bytes(struct cpu *cpu, uint64_t gpa, uint8_t *buf, size_t n, bool *cacheable)
 {
     const uint8_t *host = mem_r(&cpu->vcpu->vm->mem, gpa, n);
     *cacheable = host != NULL && code_claim(cpu, gpa, n);
-    if (*cacheable)
+    if (host)
         return host;
     code_stopped(cpu);
     for (size_t i = 0; i < n; i++)

@@ -49,6 +49,8 @@ struct code_map {
     _Atomic uint32_t crossing; /* 1: code_lock_crossing() */
     _Atomic uint32_t telling;  /* stores that have cleared bits and not yet told everybody */
     pthread_mutex_t join_lock;
+    void (*watch)(void *arg, uint64_t gpa, uint64_t len);
+    void *watch_arg;
 };
 
 static size_t words_bytes(const struct mem_region *r) { return (size_t)(r->len / MEM_PAGE) * sizeof(uint64_t); }
@@ -87,6 +89,12 @@ void code_map_free(struct code_map *map)
         pthread_mutex_destroy(&map->slot[i].lock);
     pthread_mutex_destroy(&map->join_lock);
     free(map);
+}
+
+void code_map_watch(struct code_map *map, void (*fn)(void *arg, uint64_t gpa, uint64_t len), void *arg)
+{
+    map->watch = fn;
+    map->watch_arg = arg;
 }
 
 static _Atomic uint64_t *word_of(const struct code_map *map, uint64_t gpa)
@@ -278,6 +286,8 @@ bool code_claim(struct cpu *cpu, uint64_t gpa, size_t len)
 
 void code_written(struct code_map *map, struct cpu *cpu, uint64_t gpa, uint64_t len)
 {
+    if (UNLIKELY(map->watch))
+        map->watch(map->watch_arg, gpa, len);
     /* The store before, the load of the bits behind: Dekker with code_claim(). */
     atomic_thread_fence(memory_order_seq_cst);
     while (len) {

@@ -33,6 +33,9 @@ struct guest_mem;
 int code_map_new(struct code_map **out, const struct guest_mem *);
 void code_map_free(struct code_map *);
 
+/* Also calls fn of what code_written() hears of, on the writer's thread. Before the CPUs join. */
+void code_map_watch(struct code_map *, void (*fn)(void *arg, uint64_t gpa, uint64_t len), void *arg);
+
 /* CPUs join before they run guest code and leave when they are freed. Their own threads. */
 int code_join(struct code_map *, struct cpu *);
 void code_leave(struct code_map *, struct cpu *);

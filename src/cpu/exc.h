@@ -38,6 +38,14 @@ static inline _Noreturn void cpu_gp(struct cpu *cpu, uint32_t error) { cpu_raise
 bool exc_merge(struct cpu *);
 void exc_deliver(struct cpu *);
 
+/*
+ * For other accelerators: delivers an event that their hardware could not, at
+ * cpu->rip; a fault in it is taken in its stead. `len`: of the instruction, for
+ * EXC_KIND_SOFT and EXC_KIND_INT1. Returns 0; *out is VCPU_EXIT_TRIPLE_FAULT if
+ * it has come to that.
+ */
+int cpu_deliver(struct cpu *, unsigned vector, enum exc_kind, uint32_t error, unsigned len, enum vcpu_exit *out);
+
 /* Delivers an event of the given kind now, at cpu->rip; may raise. */
 void exc_event(struct cpu *, unsigned vector, enum exc_kind kind);
 

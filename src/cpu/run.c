@@ -11,6 +11,7 @@
 #include "core/vm.h"
 #include "cpu/block.h"
 #include "cpu/code.h"
+#include "cpu/desc.h"
 #include "cpu/exc.h"
 #include "cpu/interp/vec.h"
 #include "cpu/jit/jit.h"
@@ -293,6 +294,31 @@ int cpu_step(struct cpu *cpu, enum vcpu_exit *out)
         exc_deliver(cpu); /* the instruction faulted */
     else
         run_one(cpu);
+    code_stopped(cpu);
+    return 0;
+}
+
+int cpu_deliver(struct cpu *cpu, unsigned vector, enum exc_kind kind, uint32_t error, unsigned len, enum vcpu_exit *out)
+{
+    code_running(cpu);
+    *out = VCPU_EXIT_KICKED;
+    if (setjmp(cpu->fault)) {
+        if (!after_fault(cpu))
+            *out = VCPU_EXIT_TRIPLE_FAULT;
+        else if (cpu->exc.pending)
+            exc_deliver(cpu); /* the delivery has faulted */
+    } else if (kind == EXC_KIND_FAULT) {
+        cpu->exc.pending = true;
+        cpu->exc.vector = (uint8_t)vector;
+        cpu->exc.kind = EXC_KIND_FAULT;
+        cpu->exc.error = error;
+        exc_deliver(cpu);
+    } else if (kind == EXC_KIND_SOFT || kind == EXC_KIND_INT1) {
+        cpu->op = NULL;
+        exc_soft(cpu, vector, kind, cpu->rip + len);
+    } else {
+        exc_event(cpu, vector, kind);
+    }
     code_stopped(cpu);
     return 0;
 }
