@@ -12,6 +12,7 @@
 #include "cpu/code.h"
 #include "cpu/exc.h"
 #include "cpu/form.h"
+#include "cpu/hooks.h"
 #include "cpu/seg.h"
 #include "util/bytes.h"
 #include "x86/decode_cache.h"
@@ -20,7 +21,7 @@
 #define ARENA_SIZE MiB(32)
 #define HASH_BITS 16
 #define HASH_SIZE (1u << HASH_BITS)
-#define BLOCK_ROOM (sizeof(struct block) + (BLOCK_MAX_OPS + 2) * sizeof(struct op)) /* the largest there can be */
+#define BLOCK_ROOM (sizeof(struct block) + (BLOCK_MAX_OPS + 3) * sizeof(struct op)) /* the largest there can be */
 
 static uint32_t hash(uint64_t v) { return (uint32_t)(v * UINT64_C(0x9e3779b97f4a7c15) >> (64 - HASH_BITS)); }
 
@@ -84,6 +85,12 @@ const struct op *op_too_long(struct cpu *cpu, const struct op *op)
 {
     (void)op;
     cpu_gp(cpu, 0);
+}
+
+/* Stands before an instruction that somebody wants to hear of. */
+static const struct op *op_hooked(struct cpu *cpu, const struct op *op)
+{
+    return cpu->hooks->insn(cpu, op) ? cpu_resync(cpu, op) : op + 1;
 }
 
 /* -- dropping -- */
@@ -213,10 +220,11 @@ static int decode(struct cpu *cpu, unsigned bits, const uint8_t *bytes, size_t n
  * Decodes one instruction at gpa, whose first n bytes lie in its page, and
  * returns its length. If it crosses into the next page: 0 unless `lin_next`
  * says where that is; then b->crosses and b->gpa_next are set. Bytes that are
- * no instruction become an op that raises.
+ * no instruction become an op that raises. Makes *nops ops: one, or a second
+ * one before it that tells somebody.
  */
 static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const uint64_t *lin_next, struct op *op,
-                           bool *ends)
+                           unsigned *nops, bool *ends)
 {
     static const unsigned bits_of[4] = {16, 32, 64, 64};
     uint8_t buf[15], code[15];
@@ -242,6 +250,7 @@ static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const
     }
     if (!cacheable)
         b->cached = false;
+    *nops = 1;
     memset(op, 0, sizeof(*op));
     if (err) {
         op->fn = err == -E2BIG ? op_too_long : op_ud;
@@ -253,6 +262,12 @@ static unsigned decode_one(struct cpu *cpu, struct block *b, uint64_t gpa, const
     insn->bytes = code;
     lower_insn(cpu, insn, off, op, ends);
     set_place(op, off, insn->z.length);
+    if (UNLIKELY(cpu->hooks) && cpu->hooks->wants(cpu, insn)) {
+        op[1] = op[0];
+        op->fn = op_hooked;
+        op->imm = (uint64_t)insn->z.mnemonic;
+        *nops = 2;
+    }
     return insn->z.length;
 }
 
@@ -284,7 +299,7 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
         block_flush(cpu);
     struct block *b = (struct block *)(void *)(bc->arena + bc->used);
     uint64_t page = align_down(gpa, MEM_PAGE), lin_next = align_down(lin, MEM_PAGE) + MEM_PAGE;
-    unsigned start = (unsigned)(gpa & 0xfff), off = start, n = 0;
+    unsigned start = (unsigned)(gpa & 0xfff), off = start, n = 0, insns = 0, more;
     unsigned max = cpu->mode & (MODE_STEP | MODE_LIMIT) ? 1 : BLOCK_MAX_OPS;
     bool ends = false;
 
@@ -295,10 +310,11 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
     b->mode = block_mode(cpu);
     b->cached = true;
     while (!ends && n < max && off < 4096) {
-        unsigned len = decode_one(cpu, b, page + off, n == 0 ? &lin_next : NULL, &b->ops[n], &ends);
+        unsigned len = decode_one(cpu, b, page + off, n == 0 ? &lin_next : NULL, &b->ops[n], &more, &ends);
         if (!len)
             break; /* crosses the page: a block of its own */
-        n++;
+        n += more;
+        insns++;
         off += len;
     }
     b->bytes = off - start;
@@ -306,7 +322,6 @@ static struct block *build(struct cpu *cpu, uint64_t lin, uint64_t gpa)
         b->chunks[1] = chunk_mask(0, off - 4096);
     b->chunks[0] = chunk_mask(start, (off > 4096 ? 4096 : off) - start);
 
-    uint32_t insns = n;
     if (!ends) {
         struct op *end = &b->ops[n], *last = &b->ops[n - 1];
         memset(end, 0, sizeof(*end));

@@ -22,6 +22,7 @@ struct block_cache; /* cpu/block.h */
 struct code_map;    /* cpu/code.h: which guest pages hold code, shared by a VM's CPUs */
 struct vec_cache;   /* cpu/interp/vec.h: native stubs */
 struct jit;         /* cpu/jit/jit.h */
+struct cpu_hooks;   /* cpu/hooks.h */
 
 /* The guest's TSC counts nanoseconds of os_clock_ns(): 1 GHz. */
 #define SOFT_TSC_HZ UINT64_C(1000000000)
@@ -101,10 +102,18 @@ struct cpu {
         uint8_t kind; /* enum exc_kind */
         uint32_t error;
         uint8_t first; /* the vector whose delivery faulted */
+        bool nested;   /* raised during a delivery */
+        bool
+            injected; /* not raised: pending by somebody's wish, with any kind, who says whether there is an error code */
+        bool injected_error;
+        uint8_t injected_length; /* of the instruction that software interrupts and exceptions come from */
+        uint32_t debug; /* #DB: the bits of DR6 that tell why. For hooks, as are the next two: DR6 and CR2 as before */
+        uint64_t dr6_before, cr2_before;
     } exc;
     uint32_t db_status; /* DR6 bits of a pending #DB trap */
     uint8_t shadow;     /* instructions left in the STI / MOV SS shadow: 1 = the next one is not interruptible */
     bool shadow_db;     /* MOV SS: debug traps are held too */
+    uint8_t in_shadow;  /* for hooks: the instruction being executed is in the shadow of 1: STI, 2: MOV SS */
     bool nmi_blocked, nmi_pending;
     uint8_t run_state; /* enum x86_run_state */
 
@@ -130,6 +139,8 @@ struct cpu {
     uint64_t icount; /* instructions run, about */
     uint32_t pauses; /* PAUSE instructions: see interp/mov.c */
     struct log_limit msr_log;
+    const struct cpu_hooks *hooks; /* or NULL */
+    void *hooks_arg;
 };
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)

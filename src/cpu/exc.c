@@ -6,6 +6,7 @@
 
 #include "cpu/desc.h"
 #include "cpu/flags.h"
+#include "cpu/hooks.h"
 
 /* Vectors that push an error code. */
 #define HAS_ERROR                                                                                                      \
@@ -38,6 +39,7 @@ void cpu_raise(struct cpu *cpu, unsigned vector, uint32_t error)
 
 void cpu_page_fault(struct cpu *cpu, uint64_t lin, uint32_t pfec)
 {
+    cpu->exc.cr2_before = cpu->cr2;
     cpu->cr2 = lin;
     mmu_forget_page(cpu, lin);
     cpu_raise(cpu, EXC_PF, pfec);
@@ -61,6 +63,7 @@ static enum fault_class fault_class(unsigned vector)
 
 bool exc_merge(struct cpu *cpu)
 {
+    cpu->exc.nested = cpu->exc.delivering;
     if (!cpu->exc.delivering)
         return true;
     cpu->exc.delivering = false;
@@ -81,6 +84,9 @@ bool exc_merge(struct cpu *cpu)
 static void deliver(struct cpu *cpu, struct event *ev)
 {
     cpu->exc.pending = false;
+    if (UNLIKELY(cpu->hooks))
+        cpu->hooks->event(cpu, ev);
+    cpu->exc.nested = false;
     cpu->exc.delivering = true;
     cpu->exc.vector = (uint8_t)ev->vector;
     cpu->exc.kind = (uint8_t)ev->kind;
@@ -109,6 +115,12 @@ void exc_deliver(struct cpu *cpu)
     cpu->op = NULL;
     struct event ev = {.vector = cpu->exc.vector, .kind = EXC_KIND_FAULT, .rip = cpu->rip, .error = cpu->exc.error};
     ev.has_error = HAS_ERROR >> (ev.vector & 31) & 1;
+    if (UNLIKELY(cpu->exc.injected)) {
+        cpu->exc.injected = false;
+        ev.kind = cpu->exc.kind;
+        ev.has_error = cpu->exc.injected_error;
+        ev.rip += cpu->exc.injected_length;
+    }
     deliver(cpu, &ev);
 }
 

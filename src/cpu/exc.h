@@ -25,6 +25,14 @@ _Noreturn void cpu_page_fault(struct cpu *, uint64_t lin, uint32_t pfec);
 /* In cpu->db_status: the instruction took TF away (INT n, SYSCALL), so it does not end in a single-step trap. */
 #define DB_NO_STEP (1u << 31)
 
+/* A #DB is about to be raised, for these reasons. */
+static inline void cpu_debug_reasons(struct cpu *cpu, uint32_t bits)
+{
+    cpu->exc.debug = bits;
+    cpu->exc.dr6_before = cpu->dr[6];
+    cpu->dr[6] |= bits;
+}
+
 static inline _Noreturn void cpu_ud(struct cpu *cpu) { cpu_raise(cpu, EXC_UD, 0); }
 static inline _Noreturn void cpu_gp(struct cpu *cpu, uint32_t error) { cpu_raise(cpu, EXC_GP, error); }
 

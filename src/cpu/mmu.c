@@ -9,6 +9,7 @@
 
 #include "core/vcpu.h"
 #include "cpu/exc.h"
+#include "cpu/hooks.h"
 #include "cpu/mmu_int.h"
 
 static enum tlb_mode access_mode(const struct cpu *cpu, unsigned access)
@@ -39,6 +40,8 @@ static void translate(struct cpu *cpu, uint64_t lin, unsigned access, struct xla
         cpu_raise(cpu, is_stack(cpu, lin, access) ? EXC_SS : EXC_GP, 0);
     if (UNLIKELY(!mmu_translate(cpu, lin, access & (MMU_READ | MMU_WRITE), mode, x)))
         cpu_page_fault(cpu, lin, x->pfec);
+    if (UNLIKELY(cpu->hooks) && !cpu->hooks->memory(cpu, lin, x->gpa, access & (MMU_READ | MMU_WRITE)))
+        x->write_ok = false;
     if (LIKELY(!(mode == TLB_USER && cpu->tlb == &cpu->tlb_sets[TLB_USER_AC])))
         tlb_fill(cpu, lin, mode, access & MMU_WRITE, x);
 }

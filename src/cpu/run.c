@@ -140,7 +140,7 @@ static void deliver_events(struct cpu *cpu)
     if (cpu->db_status && !cpu->shadow_db) {
         uint32_t status = cpu->db_status;
         cpu->db_status = 0;
-        cpu->dr[6] |= status;
+        cpu_debug_reasons(cpu, status);
         exc_event(cpu, EXC_DB, EXC_KIND_TRAP);
     }
     if (cpu->shadow)
@@ -172,7 +172,7 @@ static void check_breakpoints(struct cpu *cpu)
         if ((cpu->dr[7] >> (2 * i) & 3) && (cpu->dr[7] >> (16 + 4 * i) & 3) == 0 && cpu->dr[i] == lin)
             hit |= 1u << i;
     if (hit && !(cpu->eflags & RFL_RF)) {
-        cpu->dr[6] |= hit;
+        cpu_debug_reasons(cpu, hit);
         cpu->eflags |= RFL_RF; /* a fault: its image says not to break again */
         exc_event(cpu, EXC_DB, EXC_KIND_TRAP);
     }
@@ -205,12 +205,14 @@ static void run_one(struct cpu *cpu)
 {
     bool trap = cpu->eflags & RFL_TF, rf = cpu->eflags & RFL_RF;
 
+    cpu->in_shadow = cpu->shadow_db ? 2 : cpu->shadow;
     cpu->shadow = 0;
     cpu->shadow_db = false;
     if (trap) /* a repeated string instruction traps after each element */
         atomic_store(&cpu->exit_request, 1);
     cpu->mode |= MODE_STEP;
     run_ops(cpu, block_enter(cpu));
+    cpu->in_shadow = 0;
     cpu->mode &= ~(uint32_t)MODE_STEP;
     if (rf)
         cpu->eflags &= ~RFL_RF;
@@ -267,6 +269,7 @@ static bool after_fault(struct cpu *cpu)
     mmu_rmw_abandon(cpu);
     cpu->shadow = 0;
     cpu->shadow_db = false;
+    cpu->in_shadow = 0;
     return exc_merge(cpu);
 }
 

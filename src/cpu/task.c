@@ -7,6 +7,7 @@
  */
 #include "cpu/desc.h"
 #include "cpu/flags.h"
+#include "cpu/hooks.h"
 
 /* Offsets of the dynamic fields. */
 struct layout {
@@ -139,6 +140,8 @@ void task_switch(struct cpu *cpu, uint16_t sel, uint64_t raw, uint64_t at, enum 
         cpu_raise(cpu, EXC_TS, SEL_ERROR(sel));
     if (tr->limit < old->len - 1)
         cpu_raise(cpu, EXC_TS, SEL_ERROR(tr->sel));
+    if (UNLIKELY(cpu->hooks))
+        cpu->hooks->task(cpu, sel, why);
 
     /* Whatever may fault in either TSS or in the GDT does so before anything is changed. */
     struct task t;

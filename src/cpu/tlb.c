@@ -15,6 +15,7 @@
 
 #include "cpu/block.h"
 #include "cpu/exc.h"
+#include "cpu/hooks.h"
 #include "cpu/jit/jit.h"
 
 static struct tlb_entry *flat(struct mmu *m) { return &m->sets[0].r[0]; }
@@ -150,6 +151,8 @@ uint64_t mmu_fetch(struct cpu *cpu, uint64_t lin)
         cpu_gp(cpu, 0);
     if (!mmu_translate(cpu, lin, MMU_FETCH, cpu->cpl == 3 ? TLB_USER : TLB_KERNEL, &x))
         cpu_page_fault(cpu, lin, x.pfec);
+    if (UNLIKELY(cpu->hooks))
+        cpu->hooks->memory(cpu, lin, x.gpa, MMU_FETCH);
     if (x.shift > 12)
         tlb_note_large(m, lin, x.shift);
     *e = (struct itlb_entry){

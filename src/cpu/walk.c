@@ -9,6 +9,7 @@
 #include "cpu/mmu_int.h"
 
 #include "cpu/exc.h"
+#include "cpu/hooks.h"
 
 #define PTE_P UINT64_C(1)
 #define PTE_W (UINT64_C(1) << 1)
@@ -34,12 +35,16 @@ struct walk {
     uint64_t all, any; /* AND and OR of the entries' bits */
     uint64_t gpa;
     unsigned shift;
+    struct cpu *hooked; /* whose hooks are told of entries, or NULL */
+    uint64_t lin;
 };
 
 static uint64_t load_entry(struct mmu *m, struct walk *w, uint64_t gpa, unsigned size)
 {
     struct step *s = &w->step[w->n++];
     const struct mem_region *r = mmu_region(m, gpa);
+    if (UNLIKELY(w->hooked))
+        w->hooked->hooks->memory(w->hooked, w->lin, gpa, MMU_READ | MMU_WALK);
     s->gpa = gpa;
     s->host = NULL;
     if (UNLIKELY(!r))
@@ -134,6 +139,8 @@ static bool set_accessed(struct cpu *cpu, struct walk *w, unsigned size, bool wr
         uint64_t want = s->val | PTE_A | (write && i == w->n - 1 ? PTE_D : 0);
         if (want == s->val || !s->host)
             continue;
+        if (UNLIKELY(w->hooked))
+            w->hooked->hooks->memory(w->hooked, w->lin, s->gpa, MMU_WRITE | MMU_WALK);
         if (size == 8) {
             uint64_t old = s->val;
             if (!__atomic_compare_exchange_n((uint64_t *)s->host, &old, want, false, __ATOMIC_SEQ_CST,
@@ -180,7 +187,7 @@ bool mmu_walk(struct cpu *cpu, uint64_t lin, unsigned access, enum tlb_mode mode
     if (fetch && ((cpu->cr4 & CR4_SMEP) || (wide && (cpu->efer & EFER_NXE))))
         pfec |= PFEC_I;
 
-    struct walk w;
+    struct walk w = {.hooked = cpu->hooks ? cpu : NULL, .lin = lin};
     for (unsigned tries = 0;; tries++) {
         w.n = 0;
         w.all = ~UINT64_C(0);
@@ -219,7 +226,7 @@ bool mmu_walk(struct cpu *cpu, uint64_t lin, unsigned access, enum tlb_mode mode
 bool mmu_load_pdptes(struct cpu *cpu, uint64_t cr3)
 {
     uint64_t rsvd = ~UINT64_C(0) << cpuid_phys_bits(cpu->cpuid) | 0x1e6;
-    struct walk w = {.n = 0};
+    struct walk w = {.hooked = cpu->hooks ? cpu : NULL};
     uint64_t pdpte[4];
     for (unsigned i = 0; i < 4; i++) {
         pdpte[i] = load_entry(mmu_of(cpu), &w, (cr3 & 0xffffffe0) + 8 * i, 8);

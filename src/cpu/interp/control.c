@@ -66,7 +66,7 @@ static uint64_t cr4_allowed(const struct cpu *cpu)
     return bits;
 }
 
-static void cr4_write(struct cpu *cpu, uint64_t val)
+void cr4_write(struct cpu *cpu, uint64_t val)
 {
     uint64_t changed = cpu->cr4 ^ val;
     if (val & ~cr4_allowed(cpu))
@@ -84,7 +84,7 @@ static void cr4_write(struct cpu *cpu, uint64_t val)
         mmu_flush_all(cpu);
 }
 
-static void cr3_write(struct cpu *cpu, uint64_t val)
+void cr3_write(struct cpu *cpu, uint64_t val)
 {
     if (cpu->long_mode) {
         if (cpu->cr4 & CR4_PCIDE)
@@ -146,7 +146,8 @@ static unsigned debug_register(struct cpu *cpu, unsigned n)
     }
     require_cpl0(cpu);
     if (cpu->dr[7] & DR7_GD) {
-        cpu->dr[6] = (cpu->dr[6] & ~UINT64_C(15)) | DR6_BD;
+        cpu_debug_reasons(cpu, DR6_BD);
+        cpu->dr[6] &= ~UINT64_C(15);
         cpu_raise(cpu, EXC_DB, 0);
     }
     return n;

@@ -23,7 +23,7 @@ static void check_bitmap(struct cpu *cpu, uint16_t port, unsigned size)
         cpu_gp(cpu, 0);
 }
 
-static void check_port(struct cpu *cpu, uint16_t port, unsigned size)
+void io_check_port(struct cpu *cpu, uint16_t port, unsigned size)
 {
     if (LIKELY(cpu->cpl <= cpu_iopl(cpu) && !cpu_v86(cpu)))
         return;
@@ -78,7 +78,7 @@ static unsigned io_size(const struct op *op) { return OP_SIZE(op) > 4 ? 4 : OP_S
 static const struct op *in(struct cpu *cpu, const struct op *op, uint16_t port)
 {
     unsigned size = io_size(op);
-    check_port(cpu, port, size);
+    io_check_port(cpu, port, size);
     uint32_t val = port_read(cpu, port, size);
     if (size == 1)
         set8(cpu, REG_AL, (uint8_t)val);
@@ -89,7 +89,7 @@ static const struct op *in(struct cpu *cpu, const struct op *op, uint16_t port)
 static const struct op *out(struct cpu *cpu, const struct op *op, uint16_t port)
 {
     unsigned size = io_size(op);
-    check_port(cpu, port, size);
+    io_check_port(cpu, port, size);
     port_write(cpu, port, size, (uint32_t)(cpu->reg[RAX] & size_mask(size)));
     return done(cpu, op);
 }
@@ -126,7 +126,7 @@ static const struct op *string(struct cpu *cpu, const struct op *op, bool input)
     bool rep = op->len & (OP_REP | OP_REPNE);
     if (rep && reg_get(cpu, RCX, asize) == 0)
         return op + 1;
-    check_port(cpu, get16(cpu, RDX), io_size(op));
+    io_check_port(cpu, get16(cpu, RDX), io_size(op));
     for (;;) {
         one(cpu, op, input);
         if (!rep)

@@ -78,5 +78,10 @@ void cpu_flat_segments(struct cpu *, uint16_t cs, uint16_t ss, unsigned cpl, boo
 
 /* interp/control.c */
 void cr0_write(struct cpu *, uint64_t val);
+void cr3_write(struct cpu *, uint64_t val);
+void cr4_write(struct cpu *, uint64_t val);
+
+/* interp/io.c: raises #GP(0) if the I/O permission bitmap asks for it. */
+void io_check_port(struct cpu *, uint16_t port, unsigned size);
 
 #endif

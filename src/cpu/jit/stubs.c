@@ -97,7 +97,7 @@ static const struct tlb_entry *entry_of(const struct cpu *cpu, uint64_t lin, enu
 static bool filled(struct cpu *cpu, uint64_t lin, enum tlb_mode mode, bool write)
 {
     struct xlat x;
-    if (!mmu_canonical(lin) || !mmu_translate(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
+    if (UNLIKELY(cpu->hooks) || !mmu_canonical(lin) || !mmu_translate(cpu, lin, write ? MMU_WRITE : MMU_READ, mode, &x))
         return false;
     if (UNLIKELY(cpu->jit->opt.tlb < TLB_ENTRIES) && ++cpu->jit->tlb_filled > cpu->jit->opt.tlb) {
         tlb_forget(cpu);

@@ -14,6 +14,7 @@
 #include "core/vm.h"
 #include "cpu/block.h"
 #include "cpu/code.h"
+#include "cpu/hooks.h"
 #include "util/bytes.h"
 
 static unsigned bits_of(const struct cpu *cpu) { return (cpu->mode & MODE_SIZE) == MODE_64 ? 64 : 32; }
@@ -75,6 +76,8 @@ static unsigned decode(struct jit *jit, uint64_t rip, uint64_t gpa, struct other
         if (err)
             break;
         in->mode = cpu->mode;
+        if (UNLIKELY(cpu->hooks) && cpu->hooks->wants(cpu, in))
+            break; /* for the interpreter */
         n++;
         off += in->z.length;
         if (tr_is_conditional(in) && jit->opt.superblock && n < MAX_BEHIND && is_used(jit, page + off))
