@@ -27,7 +27,7 @@ struct cpu_hooks;   /* cpu/hooks.h */
 /* The guest's TSC counts nanoseconds of os_clock_ns(): 1 GHz. */
 #define SOFT_TSC_HZ UINT64_C(1000000000)
 
-#define TLB_ENTRIES 1024
+#define TLB_ENTRIES 4096
 
 /*
  * A first-level TLB entry. An access of `size` bytes at `lin` hits when

@@ -446,7 +446,7 @@ static void options_are_checked(void **state)
         const char *text, *complaint;
     } wrong[] = {
         {"jit.cache=255K", "256K to 1G"}, {"jit.cache=2G", "256K to 1G"},       {"jit.cache=1X", "256K to 1G"},
-        {"jit.tlb=0", "1 to 1024"},       {"jit.tlb=1025", "1 to 1024"},        {"jit.threshold=x", "1 to 65535"},
+        {"jit.tlb=0", "1 to 4096"},       {"jit.tlb=4097", "1 to 4096"},        {"jit.threshold=x", "1 to 65535"},
         {"jit.chain=maybe", "on or off"}, {"jit.chian=off", "jit.chain,"},      {"jit", "name=value"},
         {"jit.without=", "bmi2+adx"},     {"jit.without=adx+", "found 'adx+'"}, {"jit.without=bmi3", "bmi3"},
     };

@@ -13,8 +13,8 @@
 /* Where guest registers live in generated code; H_NONE: in the context, at cpu->reg[n]. */
 static inline int host_of(unsigned guest)
 {
-    static const int8_t map[16] = {H_AX, H_11, H_DX,   H_BX,   H_14, H_BP, H_SI,   H_DI,
-                                   H_8,  H_9,  H_NONE, H_NONE, H_12, H_13, H_NONE, H_NONE};
+    static const int8_t map[16] = {H_AX, H_11, H_DX,   H_BX, H_14, H_BP,   H_SI,   H_DI,
+                                   H_8,  H_9,  H_NONE, H_13, H_12, H_NONE, H_NONE, H_NONE};
     return guest < 16 ? map[guest] : H_NONE;
 }
 #define G_CX H_11
