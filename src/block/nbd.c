@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "os/clock.h"
+#include "os/lib.h"
 #include "util/bytes.h"
 #include "util/log.h"
 
@@ -392,7 +393,7 @@ static bool load(struct nbd_lib *lib)
 #undef WANTED
     };
 
-    lib->handle = dlopen("libnbd.so.0", RTLD_NOW | RTLD_LOCAL);
+    lib->handle = os_lib_open("nbd", 0, RTLD_NOW | RTLD_LOCAL);
     if (!lib->handle)
         return false;
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
@@ -497,8 +498,8 @@ static int open_with(int fd, struct nbd_server *server, const char *spec, const 
     n->server = server;
     timer_init(&n->patience, loop, NULL, check_patience, n);
     if (!load(&n->lib)) {
-        error = disk_error(-ENOENT, why, len,
-                           "disk '%s' needs libnbd, which cannot be loaded: install Debian's libnbd0", spec);
+        error = disk_error(-ENOENT, why, len, "disk '%s' needs libnbd, which cannot be loaded (%s)", spec,
+                           os_lib_hint("Debian: libnbd0", "Homebrew has none: see docs/macos.md"));
         goto fail;
     }
     n->h = n->lib.create();

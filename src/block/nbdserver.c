@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -20,6 +19,9 @@
 #include <unistd.h>
 
 #include "block/impl.h"
+#include "block/raw.h"
+#include "os/child.h"
+#include "os/fd.h"
 #include "util/bytes.h"
 
 struct nbd_server {
@@ -166,10 +168,12 @@ static int connected_pair(int *listening, int *connection)
         return -errno;
     snprintf(address.sun_path, sizeof(address.sun_path), "%s/s", dir);
     const struct sockaddr *to = (const struct sockaddr *)&address;
-    *listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    *connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (*listening < 0 || *connection < 0 || bind(*listening, to, sizeof(address)) < 0 || listen(*listening, 4) < 0 ||
-        connect(*connection, to, sizeof(address)) < 0)
+    *listening = os_socket(AF_UNIX, SOCK_STREAM, false);
+    *connection = os_socket(AF_UNIX, SOCK_STREAM, false);
+    if (*listening < 0 || *connection < 0)
+        error = *listening < 0 ? *listening : *connection;
+    else if (bind(*listening, to, sizeof(address)) < 0 || listen(*listening, 4) < 0 ||
+             connect(*connection, to, sizeof(address)) < 0)
         error = -errno;
     unlink(address.sun_path);
     rmdir(dir);
@@ -188,9 +192,7 @@ static __attribute__((noreturn)) void run(const struct command *c, pid_t parent,
 
     /* Not by the terminal's Ctrl-C, which is the guest's, but with us. */
     setsid();
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent)
-        _exit(1);
+    os_child_ends_with(parent);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
@@ -218,12 +220,11 @@ static __attribute__((noreturn)) void run(const struct command *c, pid_t parent,
 
 static int start(const struct command *c, int listening, struct nbd_server *s)
 {
-    int words[2] = {-1, -1}, control[2] = {-1, -1}, error = 0;
+    int words[2] = {-1, -1}, control[2] = {-1, -1}, error = os_pipe(words);
 
-    if (pipe2(words, O_CLOEXEC | O_NONBLOCK) < 0 ||
-        (c->daemon && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) < 0)) {
-        error = -errno;
-    } else {
+    if (!error && c->daemon)
+        error = os_socketpair(control);
+    if (!error) {
         pid_t parent = getpid();
         s->pid = fork();
         if (s->pid == 0)
@@ -255,16 +256,16 @@ static int may_use(const char *path, const struct disk_options *o, bool *device,
             return disk_error(error, why, n, "disk '%s': there is no such file", path);
         return disk_error(error, why, n, "disk '%s' cannot be opened: %s", path, strerror(-error));
     }
-    *device = S_ISBLK(st.st_mode);
+    *device = host_is_device(&st);
     int error = S_ISREG(st.st_mode) || *device
                     ? image_lock(fd, path, !o->ro, why, n)
                     : disk_error(-ENOTBLK, why, n, "disk '%s' is neither file nor block device", path);
     close(fd);
     if (error || !*device || o->ro)
         return error;
-    *claim = open(path, O_CLOEXEC | O_NONBLOCK | O_RDWR | O_EXCL);
+    *claim = host_open(path, O_CLOEXEC | O_NONBLOCK | O_RDWR, true, false, false);
     if (*claim < 0)
-        error = -errno;
+        error = *claim;
     if (error == -EBUSY)
         return disk_error(error, why, n, "disk '%s' is in use: it is mounted, or part of another device", path);
     return error ? disk_error(error, why, n, "disk '%s' cannot be opened: %s", path, strerror(-error)) : 0;

@@ -3,11 +3,11 @@
  * They exist from the start, because a sandboxed process makes no new ones.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "block/raw.h"
+#include "os/fd.h"
 #include "os/thread.h"
 
 struct pool {
@@ -122,10 +122,9 @@ int pool_new(int fd, unsigned threads, struct loop *loop, struct disk *disk, str
     p->threads = calloc(threads, sizeof(*p->threads));
     if (!p->threads)
         goto fail;
-    if (pipe2(p->wake, O_CLOEXEC | O_NONBLOCK) < 0) {
-        error = -errno;
+    error = os_pipe(p->wake);
+    if (error)
         goto fail;
-    }
     error = loop_fd_add(loop, p->wake[0], LOOP_READ, woken, p, &p->watch);
     for (; !error && p->nthreads < threads; p->nthreads += !error)
         error = os_thread_new(&p->threads[p->nthreads], "disk", serve, p);

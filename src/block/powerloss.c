@@ -16,6 +16,7 @@
 
 #include "block/impl.h"
 #include "block/raw.h"
+#include "os/fd.h"
 #include "util/bytes.h"
 
 enum { SECTOR = 512 };
@@ -74,7 +75,7 @@ static int flush_range(struct powerloss *p, uint64_t from, uint64_t to)
         for (uint64_t i = s; i < next; i++)
             p->dirty[i / 8] &= (uint8_t) ~(1u << i % 8);
     }
-    return fdatasync(p->fd) < 0 ? -errno : 0;
+    return os_data_sync(p->fd);
 }
 
 static int do_request(struct powerloss *p, const struct disk_req *req)

@@ -153,23 +153,21 @@ static int open_image(const char *path, const struct disk_options *o, int *out, 
     if (stat(path, &st) < 0)
         return disk_error(-errno, why, n, errno == ENOENT ? "disk '%s': there is no such file" : "disk '%s': %s", path,
                           strerror(errno));
-    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+    if (!S_ISREG(st.st_mode) && !host_is_device(&st))
         return disk_error(-ENOTBLK, why, n, "disk '%s' is %s: expected an image file or a block device", path,
                           S_ISDIR(st.st_mode) ? "a directory" : "neither file nor block device");
-    /* Exclusive use of a device also keeps it from being mounted under our hands. */
-    int flags = O_CLOEXEC | O_NOCTTY | (o->ro ? O_RDONLY : O_RDWR) | (S_ISBLK(st.st_mode) && !o->ro ? O_EXCL : 0);
-    flags |= (o->direct ? O_DIRECT : 0) | (o->sync ? O_DSYNC : 0);
-    int fd = open(path, flags);
+    int flags = O_CLOEXEC | O_NOCTTY | (o->ro ? O_RDONLY : O_RDWR);
+    int fd = host_open(path, flags, host_is_device(&st), o->direct, o->sync);
     /* The ring of a killed process keeps a device a little longer than the process lives; see image_lock(). */
-    for (int i = 0; fd < 0 && errno == EBUSY && i < PATIENCE; i++) {
+    for (int i = 0; fd == -EBUSY && i < PATIENCE; i++) {
         nanosleep(&(struct timespec){.tv_nsec = TICK_NS}, NULL);
-        fd = open(path, flags);
+        fd = host_open(path, flags, host_is_device(&st), o->direct, o->sync);
     }
     if (fd >= 0) {
         *out = fd;
         return 0;
     }
-    int error = -errno;
+    int error = fd;
     if (error == -EBUSY)
         return disk_error(error, why, n, "disk '%s' is in use: it is mounted, or part of another device", path);
     if (error == -EINVAL && o->direct)

@@ -54,8 +54,12 @@ void raw_result(struct disk_req *, int64_t result); /* bytes or 0, or -errno */
 void raw_refill(struct disk *);                     /* there may be room in the ring for those who wait */
 void raw_hurry(struct disk *);
 
-/* hostfile.c: the host's calls, and what it tells of a file. */
+/* hostfile_*.c: the host's calls, and what it tells of a file. */
 int64_t host_call(int fd, const struct host_io *); /* any thread; waits */
+struct stat;
+bool host_is_device(const struct stat *); /* one that may be a disk */
+/* Opens a file, or a device for nobody else to use; direct: past the page cache; sync: writes last. A descriptor or -errno. */
+int host_open(const char *path, int flags, bool device, bool direct, bool sync);
 struct host_file {
     uint64_t size;
     bool device, rotational, discard;

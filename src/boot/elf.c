@@ -5,10 +5,10 @@
  */
 #include "boot/elf.h"
 
-#include <elf.h>
 #include <errno.h>
 #include <stdlib.h>
 
+#include "boot/elf_format.h"
 #include "boot/layout.h"
 #include "util/bytes.h"
 
@@ -25,8 +25,8 @@ struct segment {
 
 bool elf_is(const struct boot_image *img)
 {
-    char magic[SELFMAG];
-    return boot_image_read(img, 0, magic, sizeof(magic)) == 0 && memcmp(magic, ELFMAG, SELFMAG) == 0;
+    char magic[ELF_MAGIC_LEN];
+    return boot_image_read(img, 0, magic, sizeof(magic)) == 0 && memcmp(magic, ELF_MAGIC, ELF_MAGIC_LEN) == 0;
 }
 
 static int read_failed(const struct boot_image *img, int err, char *why, size_t n)
@@ -42,17 +42,17 @@ static struct segment parse_phdr(const uint8_t *raw, bool is64)
 {
     struct segment s = {.type = get_le32(raw)};
     if (is64) {
-        s.off = get_le64(raw + offsetof(Elf64_Phdr, p_offset));
-        s.vaddr = get_le64(raw + offsetof(Elf64_Phdr, p_vaddr));
-        s.paddr = get_le64(raw + offsetof(Elf64_Phdr, p_paddr));
-        s.filesz = get_le64(raw + offsetof(Elf64_Phdr, p_filesz));
-        s.memsz = get_le64(raw + offsetof(Elf64_Phdr, p_memsz));
+        s.off = get_le64(raw + offsetof(struct elf64_phdr, offset));
+        s.vaddr = get_le64(raw + offsetof(struct elf64_phdr, vaddr));
+        s.paddr = get_le64(raw + offsetof(struct elf64_phdr, paddr));
+        s.filesz = get_le64(raw + offsetof(struct elf64_phdr, filesz));
+        s.memsz = get_le64(raw + offsetof(struct elf64_phdr, memsz));
     } else {
-        s.off = get_le32(raw + offsetof(Elf32_Phdr, p_offset));
-        s.vaddr = get_le32(raw + offsetof(Elf32_Phdr, p_vaddr));
-        s.paddr = get_le32(raw + offsetof(Elf32_Phdr, p_paddr));
-        s.filesz = get_le32(raw + offsetof(Elf32_Phdr, p_filesz));
-        s.memsz = get_le32(raw + offsetof(Elf32_Phdr, p_memsz));
+        s.off = get_le32(raw + offsetof(struct elf32_phdr, offset));
+        s.vaddr = get_le32(raw + offsetof(struct elf32_phdr, vaddr));
+        s.paddr = get_le32(raw + offsetof(struct elf32_phdr, paddr));
+        s.filesz = get_le32(raw + offsetof(struct elf32_phdr, filesz));
+        s.memsz = get_le32(raw + offsetof(struct elf32_phdr, memsz));
     }
     return s;
 }
@@ -128,42 +128,42 @@ static int load_segment(const struct boot_image *img, struct guest_mem *mem, uin
 static int check_header(const struct boot_image *img, struct elf_kernel *out, uint64_t *phoff, unsigned *phnum,
                         char *why, size_t n)
 {
-    uint8_t h[sizeof(Elf64_Ehdr)] = {0};
+    uint8_t h[sizeof(struct elf64_ehdr)] = {0};
     uint64_t have = img->size < sizeof(h) ? img->size : sizeof(h);
     int err = boot_image_read(img, 0, h, have);
     if (err)
         return read_failed(img, err, why, n);
-    out->is64 = h[EI_CLASS] == ELFCLASS64;
-    size_t ehsize = out->is64 ? sizeof(Elf64_Ehdr) : sizeof(Elf32_Ehdr);
+    out->is64 = h[ELF_CLASS] == ELF_CLASS_64;
+    size_t ehsize = out->is64 ? sizeof(struct elf64_ehdr) : sizeof(struct elf32_ehdr);
     if (have < ehsize)
         return boot_fail(why, n, -EINVAL, "kernel \"%s\" is truncated: %llu bytes are no whole ELF header (%zu)",
                          img->path, (unsigned long long)img->size, ehsize);
-    if (memcmp(h, ELFMAG, SELFMAG) || (h[EI_CLASS] != ELFCLASS32 && h[EI_CLASS] != ELFCLASS64) ||
-        h[EI_DATA] != ELFDATA2LSB || h[EI_VERSION] != EV_CURRENT)
+    if (memcmp(h, ELF_MAGIC, ELF_MAGIC_LEN) || (h[ELF_CLASS] != ELF_CLASS_32 && h[ELF_CLASS] != ELF_CLASS_64) ||
+        h[ELF_DATA] != ELF_DATA_LSB || h[ELF_VERSION] != ELF_VERSION_CURRENT)
         return boot_fail(why, n, -ENOEXEC, "kernel \"%s\" is not a little-endian ELF file", img->path);
 
     /* The class changes the place of what follows e_version only. */
-    unsigned type = get_le16(h + offsetof(Elf64_Ehdr, e_type));
-    unsigned machine = get_le16(h + offsetof(Elf64_Ehdr, e_machine));
-    if (machine != EM_X86_64 && machine != EM_386)
+    unsigned type = get_le16(h + offsetof(struct elf64_ehdr, type));
+    unsigned machine = get_le16(h + offsetof(struct elf64_ehdr, machine));
+    if (machine != ELF_MACHINE_X86_64 && machine != ELF_MACHINE_386)
         return boot_fail(why, n, -ENOEXEC, "kernel \"%s\" is for another processor: ELF machine %u, expected %u or %u",
-                         img->path, machine, EM_386, EM_X86_64);
-    if (type != ET_EXEC && type != ET_DYN)
+                         img->path, machine, ELF_MACHINE_386, ELF_MACHINE_X86_64);
+    if (type != ELF_TYPE_EXEC && type != ELF_TYPE_DYN)
         return boot_fail(why, n, -ENOEXEC, "kernel \"%s\" is no ELF executable: its type is %u, expected %u", img->path,
-                         type, ET_EXEC);
+                         type, ELF_TYPE_EXEC);
     unsigned phentsize;
     if (out->is64) {
-        out->entry = get_le64(h + offsetof(Elf64_Ehdr, e_entry));
-        *phoff = get_le64(h + offsetof(Elf64_Ehdr, e_phoff));
-        phentsize = get_le16(h + offsetof(Elf64_Ehdr, e_phentsize));
-        *phnum = get_le16(h + offsetof(Elf64_Ehdr, e_phnum));
+        out->entry = get_le64(h + offsetof(struct elf64_ehdr, entry));
+        *phoff = get_le64(h + offsetof(struct elf64_ehdr, phoff));
+        phentsize = get_le16(h + offsetof(struct elf64_ehdr, phentsize));
+        *phnum = get_le16(h + offsetof(struct elf64_ehdr, phnum));
     } else {
-        out->entry = get_le32(h + offsetof(Elf32_Ehdr, e_entry));
-        *phoff = get_le32(h + offsetof(Elf32_Ehdr, e_phoff));
-        phentsize = get_le16(h + offsetof(Elf32_Ehdr, e_phentsize));
-        *phnum = get_le16(h + offsetof(Elf32_Ehdr, e_phnum));
+        out->entry = get_le32(h + offsetof(struct elf32_ehdr, entry));
+        *phoff = get_le32(h + offsetof(struct elf32_ehdr, phoff));
+        phentsize = get_le16(h + offsetof(struct elf32_ehdr, phentsize));
+        *phnum = get_le16(h + offsetof(struct elf32_ehdr, phnum));
     }
-    unsigned want = out->is64 ? sizeof(Elf64_Phdr) : sizeof(Elf32_Phdr);
+    unsigned want = out->is64 ? sizeof(struct elf64_phdr) : sizeof(struct elf32_phdr);
     if (*phnum == 0 || *phnum > MAX_PHNUM || phentsize != want)
         return boot_fail(why, n, -EINVAL,
                          "kernel \"%s\" has %u ELF program headers of %u bytes; expected 1 to %u of %u", img->path,
@@ -187,22 +187,22 @@ int elf_load(const struct boot_image *img, struct guest_mem *mem, uint64_t floor
         return err;
     out->entry_physical = out->entry;
 
-    size_t phentsize = out->is64 ? sizeof(Elf64_Phdr) : sizeof(Elf32_Phdr);
+    size_t phentsize = out->is64 ? sizeof(struct elf64_phdr) : sizeof(struct elf32_phdr);
     bool moved = false;
     for (unsigned i = 0; i < phnum; i++) {
-        uint8_t raw[sizeof(Elf64_Phdr)];
+        uint8_t raw[sizeof(struct elf64_phdr)];
         err = boot_image_read(img, phoff + i * phentsize, raw, phentsize);
         if (err)
             return read_failed(img, err, why, n);
         struct segment s = parse_phdr(raw, out->is64);
-        if (s.type != PT_LOAD && s.type != PT_NOTE)
+        if (s.type != ELF_PT_LOAD && s.type != ELF_PT_NOTE)
             continue;
         if (s.off > img->size || s.filesz > img->size - s.off)
             return boot_fail(why, n, -EINVAL,
                              "kernel \"%s\" is truncated: ELF segment %u ends %llu bytes behind the file's %llu",
                              img->path, i, (unsigned long long)(s.filesz - (s.off < img->size ? img->size - s.off : 0)),
                              (unsigned long long)img->size);
-        if (s.type == PT_NOTE) {
+        if (s.type == ELF_PT_NOTE) {
             err = find_pvh(img, &s, out);
             if (err)
                 return read_failed(img, err, why, n);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "os/memory.h"
 #include "util/bytes.h"
 
 #define MEM_MIN MiB(1)
@@ -40,13 +41,7 @@ static int map_ram(struct mem_region *r, uint64_t gpa, uint64_t len, const struc
 
     if (mprotect(host, len, PROT_READ | PROT_WRITE) < 0)
         goto fail;
-#ifdef MADV_HUGEPAGE
-    (void)madvise(host, len, MADV_HUGEPAGE); /* a kernel without them runs the guest just the same */
-#endif
-#ifdef MADV_DONTDUMP
-    if (!options->core_dump)
-        (void)madvise(host, len, MADV_DONTDUMP); /* only kernels that dump no core at all lack it */
-#endif
+    os_memory_guest(host, len, options->core_dump);
     if (options->wired && mlock(host, len) < 0)
         goto fail;
     *r = (struct mem_region){.gpa = gpa, .len = len, .host = host};
@@ -105,11 +100,7 @@ void mem_zero(struct guest_mem *mem)
         struct mem_region *r = &mem->region[i];
         if (!is_ram(mem, r))
             continue;
-#ifdef __linux__
-        /* Private anonymous pages that are given back read as zeroes. Wired ones cannot be given back. */
-        if (madvise(r->host, r->len, MADV_DONTNEED) < 0)
-#endif
-            memset(r->host, 0, r->len);
+        os_memory_clear(r->host, r->len);
         if (mem->written)
             mem->written(mem->written_arg, r->gpa, r->len);
     }

@@ -128,7 +128,7 @@ struct cpu {
     struct code_map *code;
     struct vec_cache *vec;
 
-    uint64_t random[32]; /* RDRAND, RDSEED: bytes of getrandom() not yet given out */
+    uint64_t random[32]; /* RDRAND, RDSEED: words of os_random() not yet given out */
     unsigned random_left;
 
     /* -- outside world -- */

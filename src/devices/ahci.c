@@ -8,9 +8,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "os/clock.h"
+#include "os/thread.h"
 
 #define VENDOR_INTEL 0x8086
 #define DEVICE_ICH9 0x2922 /* which drivers of every system know */
@@ -404,15 +404,12 @@ static bool hba_busy(struct pci_dev *d)
 
 int ahci_wait_until(struct ahci *hba, uint64_t deadline_ns)
 {
-    uint64_t host = os_clock_to_host(deadline_ns);
-    const struct timespec until = {(time_t)(host / NS_PER_S), (long)(host % NS_PER_S)};
     int err = 0;
     pthread_mutex_lock(&hba->lock);
     while (hba->resetting && !err)
-        err = deadline_ns == NO_DEADLINE ? pthread_cond_wait(&hba->settled, &hba->lock)
-                                         : pthread_cond_timedwait(&hba->settled, &hba->lock, &until);
+        err = os_cond_wait(&hba->settled, &hba->lock, deadline_ns);
     pthread_mutex_unlock(&hba->lock);
-    return -err;
+    return err;
 }
 
 static int hba_save(struct pci_dev *d, struct state_blob *out)
@@ -571,11 +568,7 @@ int ahci_new(struct ahci **out, struct pci_bus *bus, unsigned slot, unsigned fun
         return err;
     }
     pthread_mutex_init(&hba->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&hba->settled, &attr);
-    pthread_condattr_destroy(&attr);
+    os_cond_init(&hba->settled);
     hba->mem = mem;
     hba->end = &hba->waiting;
     err = lay_out(hba, o->ndrives);

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "boot/acpi.h"
 #include "boot/e820.h"
@@ -12,6 +11,7 @@
 #include "boot/mptable.h"
 #include "boot/multiboot.h"
 #include "boot/smbios.h"
+#include "os/random.h"
 #include "util/bytes.h"
 #include "x86/cpuid.h"
 
@@ -107,7 +107,7 @@ static int load_linux(const struct firmware *f, struct pc *pc, const struct e820
         .acpi_rsdp = rsdp,
         .unpack = f->config->unpack,
     };
-    if (getrandom(seed, sizeof(seed), 0) == (ssize_t)sizeof(seed)) {
+    if (os_random(seed, sizeof(seed)) == 0) {
         boot.rng_seed = seed;
         boot.rng_seed_len = sizeof(seed);
     }

@@ -6,13 +6,8 @@
 #include <pthread.h>
 
 #include "net/impl.h"
+#include "os/lib.h"
 #include "util/bytes.h"
-
-#ifdef __APPLE__
-#define LIBRARY "libslirp.0.dylib"
-#else
-#define LIBRARY "libslirp.so.0"
-#endif
 
 /* Not a state of ours: it guards the library's. */
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
@@ -24,12 +19,12 @@ void slirp_lib_unlock(void) { pthread_mutex_unlock(&guard); }
 int slirp_lib_load(struct slirp_lib *lib, char *why, size_t n)
 {
     /* A second load finds the first. GLib, which comes along, cannot be unloaded. */
-    void *handle = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    void *handle = os_lib_open("slirp", 0, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle)
         return net_fail(why, n, -ENOENT,
-                        "user networking needs libslirp, which cannot be loaded (%s); install it (Debian: libslirp0), "
+                        "user networking needs libslirp, which cannot be loaded (%s); install it (%s), "
                         "or use tap=NAME or socket=PATH",
-                        dlerror());
+                        dlerror(), os_lib_hint("Debian: libslirp0", "brew install libslirp"));
     const struct {
         const char *name;
         void **place;

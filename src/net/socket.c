@@ -20,6 +20,7 @@
 
 #include "net/impl.h"
 #include "os/clock.h"
+#include "os/fd.h"
 #include "util/bytes.h"
 #include "util/log.h"
 
@@ -30,10 +31,6 @@ enum {
     SOCKET_BUFFER = 1024 * 1024,
 };
 #define RETRY_NS NS_PER_S
-
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
 
 struct stream {
     struct net_backend b;
@@ -176,7 +173,7 @@ static void stream_rx_kick(struct net_backend *b, unsigned queue)
 static bool send_rest(struct stream *s)
 {
     while (s->out_start < s->out_end) {
-        ssize_t n = send(s->fd, s->out + s->out_start, s->out_end - s->out_start, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = send(s->fd, s->out + s->out_start, s->out_end - s->out_start, MSG_DONTWAIT | os_send_flags());
         if (n >= 0) {
             s->out_start += (size_t)n;
         } else if (errno == EAGAIN) {
@@ -261,7 +258,7 @@ static unsigned stream_send(struct net_backend *b, unsigned queue, const struct 
         ssize_t sent = 0;
         if (m.niov) {
             struct msghdr msg = {.msg_iov = m.iov, .msg_iovlen = m.niov};
-            sent = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+            sent = sendmsg(s->fd, &msg, MSG_DONTWAIT | os_send_flags());
             if (sent < 0 && errno == EINTR)
                 continue;
             if (sent < 0 && errno != EAGAIN) {
@@ -300,10 +297,10 @@ static void on_socket(void *arg, int fd, unsigned events)
 
 static int attach(struct stream *s)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), size = SOCKET_BUFFER, err;
+    int fd = os_socket(AF_UNIX, SOCK_STREAM, true), size = SOCKET_BUFFER, err;
 
     if (fd < 0)
-        return -errno;
+        return fd;
     /* So that a batch fits; the system gives what it allows. */
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
     if (connect(fd, (struct sockaddr *)&s->peer, sizeof(s->peer)) == 0)

@@ -23,7 +23,7 @@ uint64_t os_wall_ns(void);
  */
 void os_clock_jump(uint64_t ns);
 
-/* Converts a point of os_clock_ns() to the host's own CLOCK_MONOTONIC, for waits. */
+/* Converts a point of os_clock_ns() to the host's own clock (Linux: CLOCK_MONOTONIC), for waits. */
 uint64_t os_clock_to_host(uint64_t ns);
 
 #endif

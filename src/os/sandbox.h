@@ -2,7 +2,8 @@
  * What the process gives up before the first guest instruction: new
  * privileges, and every system call that a running VM has no use for (seccomp
  * on Linux; a call outside the list is not made and raises SIGSYS, whose
- * action cannot be changed any more).
+ * action cannot be changed any more; a sandbox profile on macOS, where a call
+ * outside it fails).
  */
 #ifndef XHYVE_OS_SANDBOX_H
 #define XHYVE_OS_SANDBOX_H

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "os/clock.h"
+#include "os/fd.h"
 #include "util/bytes.h"
 
 #define FLUSH_NS (NS_PER_S / 1000) /* output waits this long for more of it */
@@ -117,7 +118,7 @@ size_t serial_read(struct serial *s, void *buf, size_t n)
 static ssize_t fd_write(struct serial *s, const uint8_t *buf, size_t n)
 {
     if (s->sock)
-        return send(s->out_fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        return send(s->out_fd, buf, n, MSG_DONTWAIT | os_send_flags());
     if (s->out_chunk < SERIAL_TX_SIZE) {
         /* A descriptor that may block is asked first, each time (see stdio.c). */
         struct pollfd p = {.fd = s->out_fd, .events = POLLOUT};

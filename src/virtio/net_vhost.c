@@ -12,11 +12,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/eventfd.h>
-#endif
 #include <unistd.h>
 
+#include "os/fd.h"
 #include "util/bytes.h"
 #include "virtio/net_priv.h"
 
@@ -143,7 +141,6 @@ void nic_vhost_queue_reset(struct nic *n, unsigned q)
         stop_ring(n, q);
 }
 
-#ifdef __linux__
 static void on_err(void *arg, int fd, unsigned events)
 {
     struct nic_vring *r = arg;
@@ -155,12 +152,9 @@ static void on_err(void *arg, int fd, unsigned events)
 static int open_ring(struct nic *n, unsigned q)
 {
     struct nic_vring *r = &n->vhost.ring[q];
-    r->err = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return r->err < 0 ? -errno : loop_fd_add(n->dev.loop, r->err, LOOP_READ, on_err, r, &r->watch);
+    r->err = os_event_new();
+    return r->err < 0 ? r->err : loop_fd_add(n->dev.loop, r->err, LOOP_READ, on_err, r, &r->watch);
 }
-#else
-static int open_ring(struct nic *n, unsigned q) { return -ENOSYS; }
-#endif
 
 void nic_vhost_init(struct nic *n)
 {

@@ -9,11 +9,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/eventfd.h>
-#endif
 #include <unistd.h>
 
+#include "os/fd.h"
 #include "util/bytes.h"
 
 #define VIRTIO_VENDOR 0x1af4
@@ -403,7 +401,6 @@ static const struct io_ops legacy_ops = {.read = legacy_read, .write = legacy_wr
 
 /* -- notifications that the accelerator turns into events -- */
 
-#ifdef __linux__
 static void on_event(void *arg, int fd, unsigned events)
 {
     struct queue_event *e = arg;
@@ -443,8 +440,8 @@ static int make_events(struct virtio_pci *v)
 static int watch(struct virtio_pci *v, int *fd, void (*fn)(void *arg, int fd, unsigned events), void *arg,
                  struct loop_fd **out)
 {
-    *fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return *fd < 0 ? -errno : loop_fd_add(v->dev->loop, *fd, LOOP_READ, fn, arg, out);
+    *fd = os_event_new();
+    return *fd < 0 ? *fd : loop_fd_add(v->dev->loop, *fd, LOOP_READ, fn, arg, out);
 }
 
 struct watch_call {
@@ -507,10 +504,6 @@ static void stop_events(struct virtio_pci *v)
     v->event = NULL;
     v->call = NULL;
 }
-#else
-static int start_events(struct virtio_pci *v) { return -ENOTSUP; }
-static void stop_events(struct virtio_pci *v) {}
-#endif
 
 /*
  * Where another range lies over the registers the event would take what is that

@@ -1,4 +1,4 @@
-/* virtio-rnd: see virtio/rnd.h. One queue, whose buffers are filled from getrandom(2). */
+/* virtio-rnd: see virtio/rnd.h. One queue, whose buffers are filled with the host's random numbers. */
 #include "virtio/rnd.h"
 
 #include <ctype.h>
@@ -7,11 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#if defined(__linux__)
-#include <sys/random.h>
-#endif
 
 #include "os/clock.h"
+#include "os/random.h"
 #include "util/bytes.h"
 
 #define QUEUE_SIZE 64
@@ -29,25 +27,6 @@ struct rnd {
 };
 
 static struct rnd *rnd_of(struct virtio_dev *dev) { return CONTAINER_OF(dev, struct rnd, dev); }
-
-static int host_random(void *to, size_t len)
-{
-#if defined(__linux__)
-    uint8_t *p = to;
-    while (len) {
-        ssize_t n = getrandom(p, len, 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -EIO;
-        p += n;
-        len -= (size_t)n;
-    }
-#else
-    arc4random_buf(to, len);
-#endif
-    return 0;
-}
 
 /* Bytes that may be given now, `want` at most; 0: the timer will come. */
 static uint64_t take_ration(struct rnd *r, uint64_t want)
@@ -73,7 +52,7 @@ static int fill(const struct vq_chain *c, uint64_t len)
 {
     for (unsigned i = c->nr; len; i++) {
         size_t n = c->iov[i].iov_len < len ? c->iov[i].iov_len : (size_t)len;
-        int err = host_random(c->iov[i].iov_base, n);
+        int err = os_random(c->iov[i].iov_base, n);
         if (err)
             return err;
         len -= n;

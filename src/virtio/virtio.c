@@ -8,9 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "os/clock.h"
+#include "os/thread.h"
 #include "util/bytes.h"
 
 enum command { CMD_START = 1, CMD_RESET = 2 };
@@ -47,11 +47,7 @@ int virtio_init(struct virtio_dev *dev, const struct virtio_ops *ops, struct gue
     for (unsigned i = 0; i < nqueues; i++)
         vq_init(&dev->vq[i], mem, i, queue_size, on_broken, dev);
     pthread_mutex_init(&dev->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&dev->settled, &attr);
-    pthread_condattr_destroy(&attr);
+    os_cond_init(&dev->settled);
     post(dev);
     return 0;
 }
@@ -160,15 +156,12 @@ bool virtio_busy(struct virtio_dev *dev)
 
 int virtio_wait_until(struct virtio_dev *dev, uint64_t deadline_ns)
 {
-    uint64_t host = os_clock_to_host(deadline_ns);
-    const struct timespec until = {(time_t)(host / NS_PER_S), (long)(host % NS_PER_S)};
     int err = 0;
     pthread_mutex_lock(&dev->lock);
     while ((dev->resetting || dev->queues_resetting) && !err)
-        err = deadline_ns == NO_DEADLINE ? pthread_cond_wait(&dev->settled, &dev->lock)
-                                         : pthread_cond_timedwait(&dev->settled, &dev->lock, &until);
+        err = os_cond_wait(&dev->settled, &dev->lock, deadline_ns);
     pthread_mutex_unlock(&dev->lock);
-    return -err;
+    return err;
 }
 
 void virtio_wait(struct virtio_dev *dev) { (void)virtio_wait_until(dev, NO_DEADLINE); }

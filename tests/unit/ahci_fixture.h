@@ -11,10 +11,10 @@
 #include "block/raw.h"
 #include "devices/ahci.h"
 
-/* hostfile.c is a part of this file, so that its calls can be counted and spoiled. */
+/* hostfile_linux.c is a part of this file, so that its calls can be counted and spoiled. */
 int64_t real_host_call(int fd, const struct host_io *io);
 #define host_call real_host_call
-#include "block/hostfile.c"
+#include "block/hostfile_linux.c"
 #undef host_call
 
 #define MEM_SIZE MiB(64)

@@ -1,6 +1,6 @@
 /*
  * Raw images on a host that does what hosts may do: transfers end early, calls
- * are interrupted, fail, are not supported, or want alignment. hostfile.c is
+ * are interrupted, fail, are not supported, or want alignment. hostfile_linux.c is
  * here as a part of this file, so that its calls can be watched and spoiled.
  */
 #include "block_fixture.h"
@@ -9,7 +9,7 @@
 #include "block/raw.h"
 int64_t real_host_call(int fd, const struct host_io *io);
 #define host_call real_host_call
-#include "block/hostfile.c"
+#include "block/hostfile_linux.c"
 #undef host_call
 
 #include <pthread.h>

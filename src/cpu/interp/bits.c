@@ -2,9 +2,8 @@
  * Bits: BT BTS BTR BTC, BSF BSR TZCNT LZCNT POPCNT, BMI1 and BMI2 but for the
  * shifts, CRC32, RDRAND and RDSEED (SDM vol. 2).
  */
-#include <sys/random.h>
-
 #include "cpu/interp/operand.h"
+#include "os/random.h"
 
 /* -- BT and kin -- */
 
@@ -323,7 +322,7 @@ CRC32(64)
 static bool random_word(struct cpu *cpu, uint64_t *out)
 {
     if (cpu->random_left == 0) {
-        if (getentropy(cpu->random, sizeof(cpu->random)) != 0)
+        if (os_random(cpu->random, sizeof(cpu->random)) != 0)
             return false;
         cpu->random_left = sizeof(cpu->random) / sizeof(cpu->random[0]);
     }

@@ -38,13 +38,23 @@ int64_t host_call(int fd, const struct host_io *io)
     return result < 0 ? -errno : result;
 }
 
+bool host_is_device(const struct stat *st) { return S_ISBLK(st->st_mode); }
+
+int host_open(const char *path, int flags, bool device, bool direct, bool sync)
+{
+    /* Exclusive use of a device also keeps it from being mounted under our hands. */
+    bool exclusive = device && (flags & O_ACCMODE) != O_RDONLY;
+    int fd = open(path, flags | (exclusive ? O_EXCL : 0) | (direct ? O_DIRECT : 0) | (sync ? O_DSYNC : 0));
+    return fd < 0 ? -errno : fd;
+}
+
 int host_file_size(int fd, uint64_t *size)
 {
     struct stat st;
 
     if (fstat(fd, &st) < 0)
         return -errno;
-    if (S_ISBLK(st.st_mode))
+    if (host_is_device(&st))
         return ioctl(fd, BLKGETSIZE64, size) < 0 ? -errno : 0;
     *size = (uint64_t)st.st_size;
     return 0;
@@ -126,7 +136,7 @@ int host_file_look(int fd, bool write, struct host_file *h)
     *h = (struct host_file){0};
     if (fstat(fd, &st) < 0)
         return -errno;
-    if (S_ISBLK(st.st_mode))
+    if (host_is_device(&st))
         error = look_at_device(fd, st.st_rdev, write, h);
     else if (S_ISREG(st.st_mode))
         look_at_file(fd, &st, write, h);

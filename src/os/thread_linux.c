@@ -5,6 +5,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <time.h>
+
+#include "os/clock.h"
 
 int os_thread_new(pthread_t *out, const char *name, void *(*fn)(void *arg), void *arg)
 {
@@ -40,3 +43,23 @@ int os_thread_pin(int host_cpu)
 }
 
 void os_yield(void) { sched_yield(); }
+
+int os_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    int error = pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return -error;
+}
+
+int os_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ns)
+{
+    if (deadline_ns == NO_DEADLINE)
+        return -pthread_cond_wait(cond, lock);
+    uint64_t host = os_clock_to_host(deadline_ns);
+    const struct timespec until = {(time_t)(host / NS_PER_S), (long)(host % NS_PER_S)};
+    return -pthread_cond_timedwait(cond, lock, &until);
+}
