@@ -1,6 +1,7 @@
 # What a person types. Meson and Ninja do the building (meson.build); everything made lands in build/ and build-*/.
 #
 #   make              build/xhyve
+#   make macos        build/macos/x86_64/xhyve and build/macos/arm64/xhyve, for Macs, made on Linux
 #   make demo         boot Debian from a disk to a shell, after installing and fetching what that needs
 #   make check        all tests; the last line counts them
 #   make check-kvm    those that need KVM, in a machine whose AMD-V is emulated
@@ -24,6 +25,10 @@ build/build.ninja: meson.build meson_options.txt $(wildcard src/*/meson.build)
 	@scripts/setup.sh build
 	@meson setup $(if $(wildcard $@),--reconfigure) -Dtests=false --prefix=$(PREFIX) build
 	@touch $@
+
+macos:
+	@scripts/setup.sh macos
+	@scripts/macos.sh
 
 demo:
 	@scripts/setup.sh demo
@@ -75,4 +80,4 @@ clean:
 distclean:
 	rm -rf build build-gcc build-clang build-asan build-fuzz
 
-.PHONY: all demo check check-kvm check-long soak bench bench-nested install format tidy clean distclean
+.PHONY: all macos demo check check-kvm check-long soak bench bench-nested install format tidy clean distclean

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Installs the packages that a task needs and this machine lacks (Debian, Ubuntu and their kin).
+# Installs the packages that a task needs and this machine lacks (Debian, Ubuntu and their kin; macOS with Homebrew).
 #
-#   scripts/setup.sh [build|demo|check|bench]
+#   scripts/setup.sh [build|macos|demo|check|bench]
 #
-# Each level contains the ones before it. With nothing missing this is one dpkg query. As root the missing packages are
-# installed; otherwise the one command to run is printed, and the status is 1. XHYVE_SETUP=no skips all of it.
+# Each level contains build, check and bench also the ones before them. With nothing missing this is one dpkg query. As
+# root the missing packages are installed; otherwise the one command to run is printed, and the status is 1. On a Mac
+# Homebrew is asked, and what it lacks is printed in the same way. XHYVE_SETUP=no skips all of it.
 set -eu
 
 level=${1:-build}
 
 packages=(gcc make meson ninja-build pkg-config libc6-dev libzydis-dev libseccomp-dev zlib1g-dev liblzma-dev liblz4-dev
     libzstd-dev libslirp-dev liburing-dev libnbd-dev)
+macos=(lld llvm openssl)
+command -v npm >/dev/null || macos+=(npm)
 demo=(busybox-static cpio e2fsprogs fakeroot kmod mmdebstrap python3 uidmap)
 check=(clang clang-format clang-tidy libcmocka-dev acpica-tools dmidecode git iperf3 mandoc nbdkit qemu-system-x86 qemu-utils
     rng-tools-debian)
@@ -18,17 +21,38 @@ bench=(qemu-system-x86)
 
 case $level in
 build) ;;
+macos) packages+=("${macos[@]}") ;;
 demo) packages+=("${demo[@]}") ;;
-check) packages+=("${demo[@]}" "${check[@]}") ;;
+check) packages+=("${macos[@]}" "${demo[@]}" "${check[@]}") ;;
 bench) packages+=("${demo[@]}" "${bench[@]}") ;;
 *)
-    echo "setup: unknown level '$level': expected build, demo, check or bench" >&2
+    echo "setup: unknown level '$level': expected build, macos, demo, check or bench" >&2
     exit 1
     ;;
 esac
 
 if [ "${XHYVE_SETUP:-yes}" = no ]; then
     exit 0
+fi
+if [ "$(uname -s)" = Darwin ]; then
+    brewfile=packaging/Brewfile
+    cd "$(dirname "$0")/.."
+    if [ "$level" != build ]; then
+        echo "setup: '$level' is for Linux: a Mac builds xhyve (make) and runs it" >&2
+        exit 1
+    fi
+    if ! command -v brew >/dev/null; then
+        echo "setup: Homebrew (https://brew.sh) is missing. Needed, by its names:" >&2
+        sed -n 's/^brew "\(.*\)".*/  \1/p' "$brewfile" >&2
+        echo "Once they are there, by whatever way, go on with XHYVE_SETUP=no make ..." >&2
+        exit 1
+    fi
+    brew bundle check --quiet --no-upgrade --file="$brewfile" >/dev/null && exit 0
+    echo "Some packages are missing. Run this, and then the same command again:" >&2
+    echo >&2
+    echo "  brew bundle --no-upgrade --file=$brewfile" >&2
+    echo >&2
+    exit 1
 fi
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     echo "setup: this is neither Debian nor Ubuntu, so nothing is installed. Needed, by their Debian names:" >&2
