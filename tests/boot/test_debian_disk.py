@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ from test_net import free_port, macs, namespace
 MODULES = ("button", "evdev", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "ahci", "sd_mod", "virtio_net",
            "virtio_rng")
 SIZE = 128  # MiB of a disk that is filled
+LARGER = 192  # and when it has grown
 NICS = ("-s", "6,virtio-net,user,hostfwd=udp:127.0.0.1:{udp}-:7000,hostfwd=tcp:127.0.0.1:{tcp}-:7001",
         "-s", "7,virtio-net,net=10.9.8.0/24,hostfwd=tcp:127.0.0.1:{other}-:7001")
 
@@ -69,6 +71,38 @@ def fio(g, where, *more):
     expect("error" not in said, said)
 
 
+def sectors(g, device, mib):
+    g.run(f"i=0; until [ $(cat /sys/block/{device}/size) = {mib << 11} ]; do i=$((i + 1)); [ $i -lt 100 ] || exit 1; "
+          "sleep 0.1; done")
+
+
+def grow(g, paths, mib):
+    """The images become larger under file systems that are mounted."""
+    for device in paths:
+        g.run(f"umount /mnt/{device} 2>/dev/null; mkdir -p /mnt/{device}; mke2fs -q -F -t ext4 /dev/{device} && "
+              f"mount /dev/{device} /mnt/{device} && dd if=/dev/urandom of=/mnt/{device}/0 bs=1M count=24 status=none", 60)
+    wanted = {device: g.run(f"sync; md5sum </mnt/{device}/0") for device in paths}
+    for path in paths.values():
+        os.truncate(path, mib << 20)
+    g.signal(signal.SIGHUP)
+    return wanted
+
+
+def grown(g, device, path, mib, wanted):
+    """The file system on a disk that has grown takes all of it, and has lost nothing."""
+    g.run(f"cd /mnt/{device}; for i in 1 2 3 4 5; do cp 0 $i || exit 1; done; sync; cd /", 120)
+    g.run(f"umount /mnt/{device} && e2fsck -f -n /dev/{device} && echo 3 >/proc/sys/vm/drop_caches", 120)
+    g.run(f"mount /dev/{device} /mnt/{device}")
+    expect_equal(set(g.run(f"for i in 0 1 2 3 4 5; do md5sum </mnt/{device}/$i; done", 120).split("\n")), {wanted},
+                 "checksums")
+    g.run(f"umount /mnt/{device}")
+    with open(path, "rb") as image_file:  # the superblock: blocks, of 1 KiB << the sixth word after that
+        image_file.seek(1024)
+        block = image_file.read(28)
+    size = int.from_bytes(block[4:8], "little") << 10 << int.from_bytes(block[24:28], "little")
+    expect_equal(size, mib << 20, "bytes of the file system, as the image says")
+
+
 @test("debian: disks")
 def disks(t):
     with tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
@@ -101,6 +135,21 @@ def disks(t):
                 with t.case(f"{device}: fio on the device itself, two jobs, several sizes"):
                     g.run("umount /mnt")
                     fio(g, f"--filename=/dev/{device}", "--numjobs=2", "--offset_increment=32m", "--bsrange=512-64k")
+            wanted = grow(g, paths, LARGER)
+            with t.case("SIGHUP: virtio-blk has grown, and the file system on it while it is mounted"):
+                sectors(g, "vdb", LARGER)
+                g.run("resize2fs /dev/vdb 2>&1", 60)
+                grown(g, "vdb", paths["vdb"], LARGER, wanted["vdb"])
+            with t.case("SIGHUP: AHCI has grown, as Linux sees when it looks for disks again"):
+                # Who looks while a file system is mounted loses that: a SATA disk of another size is another one.
+                expect_equal(g.run("cat /sys/block/sda/size; md5sum </mnt/sda/0").split("\n"),
+                             [str(SIZE << 11), wanted["sda"]], "before that")
+                g.run("umount /mnt/sda; echo 1 >/sys/block/sda/device/delete; "
+                      "for i in /sys/class/scsi_host/host*/scan; do echo - - - >$i; done; "
+                      "i=0; until [ -e /sys/block/sda ]; do i=$((i + 1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done")
+                sectors(g, "sda", LARGER)
+                g.run("e2fsck -f -y /dev/sda && resize2fs /dev/sda 2>&1 && mount /dev/sda /mnt/sda", 120)
+                grown(g, "sda", paths["sda"], LARGER, wanted["sda"])
             with t.case("rngtest: FIPS 140-2 on /dev/hwrng"):
                 expect_equal(g.run("cat /sys/class/misc/hw_random/rng_current"), "virtio_rng.0", "source")
                 said, _ = g.ask("rngtest -c 200 </dev/hwrng 2>&1", 60)
