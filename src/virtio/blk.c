@@ -466,6 +466,36 @@ static void blk_config_reset(struct virtio_dev *dev)
     __atomic_store_n(&dev->config[WRITEBACK], disk_info(blk_of(dev)->disk)->writeback, __ATOMIC_RELAXED);
 }
 
+/* -- save and load -- */
+
+struct blk_state {
+    bool writeback;
+};
+static const struct state_field blk_fields[] = {STATE_FIELD(struct blk_state, writeback, 1, 1)};
+static const struct state_desc blk_desc = STATE_DESC("virtio-blk", 1, struct blk_state, blk_fields);
+
+static int blk_save(struct virtio_dev *dev, struct state_blob *blob)
+{
+    const struct blk_state s = {.writeback = __atomic_load_n(&dev->config[WRITEBACK], __ATOMIC_RELAXED)};
+    return state_save(&blk_desc, &s, blob);
+}
+
+static int blk_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
+{
+    struct blk_state s;
+    int err = state_load(&blk_desc, &s, data, len, pos);
+    if (!err && s.writeback &&
+        !disk_info(blk_of(dev)->disk)->writeback) /* the disk has no cache here: nor had it there */
+        err = -EINVAL;
+    if (!err)
+        __atomic_store_n(&dev->config[WRITEBACK], s.writeback, __ATOMIC_RELAXED);
+    return err;
+}
+
+static void blk_forget(struct virtio_dev *dev) {} /* blk_config_reset() does */
+
+/* -- life -- */
+
 static void blk_free(struct virtio_dev *dev)
 {
     struct blk *b = blk_of(dev);
@@ -489,6 +519,9 @@ static const struct virtio_ops blk_ops = {
     .reset = blk_reset,
     .config_write = blk_config_write,
     .config_reset = blk_config_reset,
+    .save = blk_save,
+    .load = blk_load,
+    .forget = blk_forget,
     .free = blk_free,
 };
 
@@ -568,49 +601,6 @@ int blk_new(struct virtio_dev **out, struct guest_mem *mem, const char *image, c
     fill_config(b->dev.config, info, o);
     *out = &b->dev;
     return 0;
-}
-
-/* -- save and load: ours first, so that it is there when the device starts -- */
-
-struct blk_state {
-    bool writeback;
-};
-static const struct state_field blk_fields[] = {STATE_FIELD(struct blk_state, writeback, 1, 1)};
-static const struct state_desc blk_desc = STATE_DESC("virtio-blk", 1, struct blk_state, blk_fields);
-
-int blk_save(struct virtio_dev *dev, struct state_blob *blob)
-{
-    size_t start = blob->len;
-    pthread_mutex_lock(&dev->lock);
-    const struct blk_state s = {.writeback = dev->config[WRITEBACK]};
-    pthread_mutex_unlock(&dev->lock);
-    int err = state_save(&blk_desc, &s, blob);
-    if (!err)
-        err = virtio_save(dev, blob);
-    if (err)
-        blob->len = start;
-    return err;
-}
-
-int blk_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
-{
-    struct blk_state s;
-    size_t start = *pos;
-    virtio_reset(dev);
-    virtio_wait(dev);
-    int err = state_load(&blk_desc, &s, data, len, pos);
-    if (!err && s.writeback &&
-        !disk_info(blk_of(dev)->disk)->writeback) /* the disk has no cache here: nor had it there */
-        err = -EINVAL;
-    pthread_mutex_lock(&dev->lock);
-    if (!err)
-        __atomic_store_n(&dev->config[WRITEBACK], s.writeback, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&dev->lock);
-    if (!err)
-        err = virtio_load(dev, data, len, pos);
-    if (err)
-        *pos = start;
-    return err;
 }
 
 bool blk_needs_network(struct virtio_dev *dev) { return dev->ops == &blk_ops && disk_info(blk_of(dev)->disk)->network; }

@@ -31,8 +31,4 @@ bool blk_needs_network(struct virtio_dev *);
 /* The image may have grown: looks, and tells the driver. Any thread. 0 or -ENOMEM. */
 int blk_refresh(struct virtio_dev *);
 
-/* As virtio_save() and virtio_load(), with what the driver has chosen; main thread, the I/O thread idle. */
-int blk_save(struct virtio_dev *, struct state_blob *);
-int blk_load(struct virtio_dev *, const uint8_t *data, size_t len, size_t *pos);
-
 #endif

@@ -245,12 +245,44 @@ static bool console_config_write(struct virtio_dev *dev, unsigned off, unsigned 
     return false; /* it reads as zero */
 }
 
+/* -- save and load -- */
+
+static int console_save(struct virtio_dev *dev, struct state_blob *blob)
+{
+    return state_save(&console_desc, &console_of(dev)->s, blob);
+}
+
+/* What no driver could have brought about: ports that are not there, ready before they were added, open before ready. */
+static bool state_good(const struct console *c)
+{
+    const struct console_state *s = &c->s;
+    for (unsigned i = 0; i < CONSOLE_PORTS; i++) {
+        bool there = i < c->nports && c->port[i].line;
+        unsigned possible = TELL_ADD | (i ? TELL_NAME : TELL_CONSOLE | TELL_SIZE);
+        if ((s->added[i] && !there) || (s->ready[i] && !s->added[i]) ||
+            ((s->guest_open[i] || s->host_open[i]) && !s->ready[i]))
+            return false;
+        if (s->tell[i] & ~(there ? possible : 0))
+            return false;
+    }
+    return true;
+}
+
+static int console_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
+{
+    struct console *c = console_of(dev);
+    int err = state_load(&console_desc, &c->s, data, len, pos);
+    return !err && !state_good(c) ? -EINVAL : err;
+}
+
+static void console_forget(struct virtio_dev *dev) { state_reset(&console_desc, &console_of(dev)->s); }
+
 /* -- life -- */
 
 static void console_reset(struct virtio_dev *dev)
 {
     struct console *c = console_of(dev);
-    state_reset(&console_desc, &c->s);
+    console_forget(dev);
     for (unsigned i = 0; i < c->nports; i++)
         c->port[i].parted = false;
     c->speaks = c->remind = false;
@@ -298,6 +330,9 @@ static const struct virtio_ops console_ops = {
     .queue_reset = console_queue_reset,
     .reset = console_reset,
     .config_write = console_config_write,
+    .save = console_save,
+    .load = console_load,
+    .forget = console_forget,
     .free = console_free,
 };
 
@@ -316,53 +351,6 @@ bool console_needs_network(const struct virtio_dev *dev)
         if (c->port[i].line && serial_needs_network(c->port[i].line))
             return true;
     return false;
-}
-
-/* -- save and load: ours first, so that it is there when the device starts -- */
-
-int console_save(struct virtio_dev *dev, struct state_blob *blob)
-{
-    size_t start = blob->len;
-    int err = state_save(&console_desc, &console_of(dev)->s, blob);
-    if (!err)
-        err = virtio_save(dev, blob);
-    if (err)
-        blob->len = start;
-    return err;
-}
-
-/* What no driver could have brought about: ports that are not there, ready before they were added, open before ready. */
-static bool state_good(const struct console *c)
-{
-    const struct console_state *s = &c->s;
-    for (unsigned i = 0; i < CONSOLE_PORTS; i++) {
-        bool there = i < c->nports && c->port[i].line;
-        unsigned possible = TELL_ADD | (i ? TELL_NAME : TELL_CONSOLE | TELL_SIZE);
-        if ((s->added[i] && !there) || (s->ready[i] && !s->added[i]) ||
-            ((s->guest_open[i] || s->host_open[i]) && !s->ready[i]))
-            return false;
-        if (s->tell[i] & ~(there ? possible : 0))
-            return false;
-    }
-    return true;
-}
-
-int console_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
-{
-    struct console *c = console_of(dev);
-    size_t start = *pos;
-    virtio_reset(dev);
-    virtio_wait(dev);
-    int err = state_load(&console_desc, &c->s, data, len, pos);
-    if (!err && !state_good(c))
-        err = -EINVAL;
-    if (!err)
-        err = virtio_load(dev, data, len, pos);
-    if (err) {
-        *pos = start;
-        state_reset(&console_desc, &c->s);
-    }
-    return err;
 }
 
 /* -- making one -- */

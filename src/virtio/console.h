@@ -60,8 +60,4 @@ int console_new_on(struct virtio_dev **out, struct guest_mem *, struct loop *, s
 void console_window_changed(struct virtio_dev *);
 bool console_needs_network(const struct virtio_dev *);
 
-/* As virtio_save() and virtio_load(), with the ports' state. */
-int console_save(struct virtio_dev *, struct state_blob *);
-int console_load(struct virtio_dev *, const uint8_t *data, size_t len, size_t *pos);
-
 #endif

@@ -450,6 +450,33 @@ static bool nic_config_write(struct virtio_dev *dev, unsigned off, unsigned len,
     return true;
 }
 
+/* -- save and load -- */
+
+static int nic_save(struct virtio_dev *dev, struct state_blob *blob)
+{
+    struct nic *n = nic_of(dev);
+    for (unsigned i = 0; i < n->pairs; i++) { /* a burst that brought nothing */
+        struct nic_rx *r = &n->rx[i];
+        while (r->n)
+            vq_unpop(rx_queue(n, i), rx_chain(r, --r->n));
+        rx_forget(r);
+    }
+    return state_save(&nic_desc, &n->s, blob);
+}
+
+static int nic_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
+{
+    struct nic *n = nic_of(dev);
+    int err = state_load(&nic_desc, &n->s, data, len, pos);
+    if (!err && !nic_state_good(n))
+        err = -EINVAL;
+    if (!err)
+        put_le(dev->config + MAC_OFF, n->s.mac, 6);
+    return err;
+}
+
+static void nic_forget(struct virtio_dev *dev) { nic_ctrl_reset(nic_of(dev)); } /* the address: nic_config_reset() */
+
 static void nic_free(struct virtio_dev *dev)
 {
     struct nic *n = nic_of(dev);
@@ -484,6 +511,9 @@ static const struct virtio_ops nic_ops = {
     .broken = nic_broken,
     .config_write = nic_config_write,
     .config_reset = nic_config_reset,
+    .save = nic_save,
+    .load = nic_load,
+    .forget = nic_forget,
     .free = nic_free,
 };
 
@@ -493,48 +523,6 @@ void nic_needs(struct virtio_dev *dev, struct sandbox_needs *needs)
         return;
     net_needs(nic_of(dev)->net, needs);
     needs->vhost |= dev->lendable != 0;
-}
-
-/* -- save and load: ours first, so that it is there when the device starts -- */
-
-int nic_save(struct virtio_dev *dev, struct state_blob *blob)
-{
-    struct nic *n = nic_of(dev);
-    size_t start = blob->len;
-    for (unsigned i = 0; i < n->pairs; i++) { /* a burst that brought nothing */
-        struct nic_rx *r = &n->rx[i];
-        while (r->n)
-            vq_unpop(rx_queue(n, i), rx_chain(r, --r->n));
-        rx_forget(r);
-    }
-    int err = state_save(&nic_desc, &n->s, blob);
-    if (!err)
-        err = virtio_save(dev, blob);
-    if (err)
-        blob->len = start;
-    return err;
-}
-
-int nic_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
-{
-    struct nic *n = nic_of(dev);
-    size_t start = *pos;
-    virtio_reset(dev);
-    virtio_wait(dev);
-    int err = state_load(&nic_desc, &n->s, data, len, pos);
-    if (!err && !nic_state_good(n))
-        err = -EINVAL;
-    if (!err)
-        err = virtio_load(dev, data, len, pos);
-    if (err) {
-        *pos = start;
-        n->s.mac = n->own_mac;
-        nic_ctrl_reset(n);
-    }
-    pthread_mutex_lock(&dev->lock);
-    put_le(dev->config + MAC_OFF, n->s.mac, 6);
-    pthread_mutex_unlock(&dev->lock);
-    return err;
 }
 
 /* -- making one -- */

@@ -33,11 +33,4 @@ int nic_new_on(struct virtio_dev **out, struct guest_mem *, struct net_backend *
 /* Adds what its backend needs of the host while the guest runs; nothing if dev is no NIC. */
 void nic_needs(struct virtio_dev *, struct sandbox_needs *);
 
-/*
- * As virtio_save() and virtio_load(), with what the driver has said on the
- * control queue: addresses, modes, VLANs, queues in use.
- */
-int nic_save(struct virtio_dev *, struct state_blob *);
-int nic_load(struct virtio_dev *, const uint8_t *data, size_t len, size_t *pos);
-
 #endif

@@ -636,28 +636,28 @@ static bool vpci_busy(struct pci_dev *d) { return virtio_busy(CONTAINER_OF(d, st
 
 static int vpci_save(struct pci_dev *d, struct state_blob *blob)
 {
-    struct virtio_pci *v = CONTAINER_OF(d, struct virtio_pci, pci);
-    int err = virtio_save(v->dev, blob);
-    return err ? err : state_save(&vpci_desc, &v->s, blob);
+    return virtio_save(CONTAINER_OF(d, struct virtio_pci, pci)->dev, blob);
 }
 
 static int vpci_load(struct pci_dev *d, const uint8_t *data, size_t len, size_t *pos)
 {
-    struct virtio_pci *v = CONTAINER_OF(d, struct virtio_pci, pci);
-    size_t start = *pos;
-    int err = virtio_load(v->dev, data, len, pos);
-    if (!err) {
-        pthread_mutex_lock(&v->dev->lock);
-        err = state_load(&vpci_desc, &v->s, data, len, pos);
-        for (unsigned i = 0; i < v->dev->nqueues && !err; i++)
-            set_queue_vector(v, i, v->s.queue_vector[i]);
+    return virtio_load(CONTAINER_OF(d, struct virtio_pci, pci)->dev, data, len, pos);
+}
+
+static int save(void *arg, struct state_blob *blob)
+{
+    return state_save(&vpci_desc, &((struct virtio_pci *)arg)->s, blob);
+}
+
+/* Before the device goes on, so that its first interrupt has a vector. */
+static int load(void *arg, const uint8_t *data, size_t len, size_t *pos)
+{
+    struct virtio_pci *v = arg;
+    int err = state_load(&vpci_desc, &v->s, data, len, pos);
+    for (unsigned i = 0; i < v->dev->nqueues && !err; i++)
+        set_queue_vector(v, i, v->s.queue_vector[i]);
+    if (!err)
         pci_intx(&v->pci, v->s.isr && !pci_messages_enabled(&v->pci));
-        pthread_mutex_unlock(&v->dev->lock);
-    }
-    if (err) {
-        *pos = start;
-        virtio_reset(v->dev);
-    }
     return err;
 }
 
@@ -768,7 +768,9 @@ int virtio_pci_new(struct pci_bus *bus, unsigned slot, unsigned func, struct vir
                                                .was_reset = was_reset,
                                                .arg = v,
                                                .lend = lend,
-                                               .take_back = take_back};
+                                               .take_back = take_back,
+                                               .save = save,
+                                               .load = load};
     if (!err && dev->io)
         err = io_thread_start(dev->io);
     if (!err)

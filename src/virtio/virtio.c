@@ -401,43 +401,49 @@ static void work(void *arg)
 
 int virtio_save(struct virtio_dev *dev, struct state_blob *blob)
 {
-    int err = 0;
+    size_t start = blob->len;
+    int err = dev->ops->save ? dev->ops->save(dev, blob) : 0;
     pthread_mutex_lock(&dev->lock);
     bool busy = dev->resetting || dev->queues_resetting || dev->commands || dev->lent;
     for (unsigned i = 0; i < dev->nqueues; i++)
         busy |= dev->vq[i].inflight != 0;
-    if (busy)
+    if (!err && busy)
         err = -EBUSY;
     if (!err)
         err = state_save(&virtio_desc, &dev->s, blob);
     for (unsigned i = 0; i < dev->nqueues && !err; i++)
         err = vq_save(&dev->vq[i], blob);
+    if (!err && dev->transport.save)
+        err = dev->transport.save(dev->transport.arg, blob);
     pthread_mutex_unlock(&dev->lock);
+    if (err)
+        blob->len = start;
     return err;
 }
 
 int virtio_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
 {
     size_t start = *pos;
+    virtio_reset(dev);
+    virtio_wait(dev);
+    int err = dev->ops->load ? dev->ops->load(dev, data, len, pos) : 0;
     pthread_mutex_lock(&dev->lock);
-    bool used = dev->live || dev->resetting;
-    pthread_mutex_unlock(&dev->lock);
-    if (used) {
-        virtio_reset(dev);
-        virtio_wait(dev);
-    }
-    pthread_mutex_lock(&dev->lock);
-    int err = state_load(&virtio_desc, &dev->s, data, len, pos);
+    if (!err)
+        err = state_load(&virtio_desc, &dev->s, data, len, pos);
     for (unsigned i = 0; i < dev->nqueues && !err; i++)
         err = vq_load(&dev->vq[i], data, len, pos);
     if (!err && (dev->s.status & ~STATUS_BITS || dev->s.driver_features & ~dev->offered))
         err = -EINVAL;
-    if (err) {
-        *pos = start;
-        settle(dev);
-    } else if (dev->s.status & VIRTIO_DRIVER_OK) {
+    if (!err && dev->transport.load)
+        err = dev->transport.load(dev->transport.arg, data, len, pos);
+    if (!err && dev->s.status & VIRTIO_DRIVER_OK)
         go_live(dev);
-    }
     pthread_mutex_unlock(&dev->lock);
+    if (!err)
+        return 0;
+    *pos = start;
+    if (dev->ops->forget)
+        dev->ops->forget(dev);
+    virtio_reset(dev);
     return err;
 }

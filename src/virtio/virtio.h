@@ -76,6 +76,14 @@ struct virtio_ops {
     bool (*config_write)(struct virtio_dev *, unsigned off, unsigned len, uint64_t v);
     /* What the driver has written to configuration space is to be as at first. Any thread, dev->lock held. */
     void (*config_reset)(struct virtio_dev *);
+    /*
+     * The type's own state, before the rest of it, so that it is there when the device starts: see virtio_save().
+     * `load` refuses what no driver could have brought about; `forget` makes it as after a reset, where loading has
+     * failed. All or none; nothing is held.
+     */
+    int (*save)(struct virtio_dev *, struct state_blob *);
+    int (*load)(struct virtio_dev *, const uint8_t *data, size_t len, size_t *pos);
+    void (*forget)(struct virtio_dev *);
     void (*free)(struct virtio_dev *); /* I/O thread gone; frees the struct around it */
 };
 
@@ -94,6 +102,9 @@ struct virtio_transport {
      */
     int (*lend)(void *arg, unsigned q, int *kick, int *call);
     void (*take_back)(void *arg, unsigned q); /* what is in *kick comes as a notification */
+    /* Its own state, after the device's: part of virtio_save() and virtio_load(). Both or none; dev->lock held. */
+    int (*save)(void *arg, struct state_blob *);
+    int (*load)(void *arg, const uint8_t *data, size_t len, size_t *pos);
 };
 
 struct virtio_state {
@@ -186,9 +197,8 @@ void virtio_wait(struct virtio_dev *); /* for ever; on a vCPU's thread, or where
 
 /*
  * vCPUs stopped and the I/O thread idle. -EBUSY: a buffer or a reset is under
- * way, or others serve a queue. Loading refuses what no driver could have brought about; the device
- * goes on from there. A device that has not been started is loaded as it is: what
- * its own load function has put into configuration space stays.
+ * way, or others serve a queue. Loading resets the device first, and refuses what
+ * no driver could have brought about; the device goes on from there.
  */
 int virtio_save(struct virtio_dev *, struct state_blob *);
 int virtio_load(struct virtio_dev *, const uint8_t *data, size_t len, size_t *pos);

@@ -87,11 +87,11 @@ static void save_and_load(void)
     struct state_blob blob = {0};
     size_t pos = 0;
     turn();
-    int err = console_save(g.dev, &blob);
+    int err = virtio_save(g.dev, &blob);
     must(err == 0 || err == -EBUSY);
     if (!err) {
         reset();
-        must(console_load(g.dev, blob.data, blob.len, &pos) == 0 && pos == blob.len);
+        must(virtio_load(g.dev, blob.data, blob.len, &pos) == 0 && pos == blob.len);
         turn();
     }
     free(blob.data);

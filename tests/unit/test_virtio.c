@@ -64,6 +64,9 @@ struct toy {
     struct virtio_dev dev;
     unsigned starts, notifies[2], resets, queue_resets, config_writes, frees;
     bool slow_reset; /* the test ends it */
+    struct toy_state {
+        uint32_t mode; /* below 9 */
+    } s;
     uint64_t written;
     struct vq_chain chain;
 };
@@ -103,6 +106,20 @@ static bool toy_config_write(struct virtio_dev *dev, unsigned off, unsigned len,
     return v != 0x6666;
 }
 
+static const struct state_field toy_fields[] = {STATE_FIELD(struct toy_state, mode, 1, 0)};
+static const struct state_desc toy_desc = STATE_DESC("toy", 1, struct toy_state, toy_fields);
+
+static int toy_save(struct virtio_dev *dev, struct state_blob *blob) { return state_save(&toy_desc, &toy.s, blob); }
+
+static int toy_load(struct virtio_dev *dev, const uint8_t *data, size_t len, size_t *pos)
+{
+    int err = state_load(&toy_desc, &toy.s, data, len, pos);
+    assert_false(dev->live); /* it goes on when all is there */
+    return !err && toy.s.mode >= 9 ? -EINVAL : err;
+}
+
+static void toy_forget(struct virtio_dev *dev) { state_reset(&toy_desc, &toy.s); }
+
 static void toy_free(struct virtio_dev *dev)
 {
     toy.frees++;
@@ -119,6 +136,9 @@ static const struct virtio_ops toy_ops = {
     .reset = toy_reset,
     .queue_reset = toy_queue_reset,
     .config_write = toy_config_write,
+    .save = toy_save,
+    .load = toy_load,
+    .forget = toy_forget,
     .free = toy_free,
 };
 
@@ -719,17 +739,48 @@ static void test_save(void **state)
     driver_ok();
     for (unsigned i = 0; i < 11; i++)
         round_trip(&d, 0);
+    toy.s.mode = 7;
     assert_int_equal(pci_bus_save(&pci, &blob), 0);
+    toy.s.mode = 0;
     pci_bus_reset(&pci);
     turn();
     assert_int_equal(toy.dev.s.status, 0);
     assert_int_equal(pci_bus_load(&pci, blob.data, blob.len, &pos), 0);
     turn();
+    assert_int_equal(toy.s.mode, 7);
     assert_int_equal(rd(0x14, 1), 15);
     messages = 0;
     round_trip(&d, 0);
     assert_int_equal(messages, 1);
     assert_int_equal(message_data, 0x41);
+    free(blob.data);
+
+    /* What the type, the device or the transport refuses leaves a device as after a reset. */
+    memset(&blob, 0, sizeof(blob));
+    assert_int_equal(virtio_save(&toy.dev, &blob), 0);
+    for (size_t len = 0; len <= blob.len; len++) {
+        toy.s.mode = 5;
+        virtio_reset(&toy.dev);
+        turn();
+        pos = 0;
+        int err = virtio_load(&toy.dev, blob.data, len, &pos);
+        assert_int_equal(err, len < blob.len ? -EINVAL : 0);
+        assert_int_equal(pos, err ? 0 : len);
+        assert_int_equal(toy.s.mode, err ? 0 : 7);
+        assert_int_equal(toy.dev.s.status, err ? 0 : 15);
+        assert_int_equal(rd(0x20, 4), err ? 0 : RING(0));
+        assert_int_equal(toy.dev.live, !err);
+        turn();
+    }
+    free(blob.data);
+    memset(&blob, 0, sizeof(blob));
+    toy.s.mode = 9;
+    assert_int_equal(virtio_save(&toy.dev, &blob), 0);
+    virtio_reset(&toy.dev);
+    turn();
+    pos = 0;
+    assert_int_equal(virtio_load(&toy.dev, blob.data, blob.len, &pos), -EINVAL);
+    assert_int_equal(toy.s.mode, 0);
     free(blob.data);
 }
 

@@ -591,10 +591,10 @@ static void test_cache_mode(void **state)
     pthread_mutex_lock(&dev->lock);
     virtio_config_write(dev, 32, 1, 0);
     pthread_mutex_unlock(&dev->lock);
-    assert_int_equal(blk_save(dev, &blob), 0);
+    assert_int_equal(virtio_save(dev, &blob), 0);
     struct drv saved[2] = {d[0], d[1]};
     open_disk("aio=threads");
-    assert_int_equal(blk_load(dev, blob.data, blob.len, &pos), 0);
+    assert_int_equal(virtio_load(dev, blob.data, blob.len, &pos), 0);
     assert_int_equal(pos, blob.len);
     assert_int_equal(dev->config[32], 0);
     memcpy(d, saved, sizeof(saved));
@@ -604,7 +604,7 @@ static void test_cache_mode(void **state)
     turn();
     for (size_t cut = 0; cut < blob.len; cut += 5) {
         pos = 0;
-        assert_int_equal(blk_load(dev, blob.data, cut, &pos), -EINVAL);
+        assert_int_equal(virtio_load(dev, blob.data, cut, &pos), -EINVAL);
         assert_int_equal(pos, 0);
         assert_int_equal(dev->config[32], 1);
     }

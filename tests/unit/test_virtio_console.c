@@ -562,14 +562,14 @@ static void test_save_load(void **state)
     size_t sent = fill_line(&waiting);
     struct console_state before = console()->s;
     assert_true(before.tx_done[2] > 0 && before.tx_done[2] < ROOM);
-    assert_int_equal(console_save(dev, &blob), 0);
+    assert_int_equal(virtio_save(dev, &blob), 0);
     virtio_reset(dev);
     turn();
     assert_int_equal(console()->s.tx_done[2], 0);
     assert_false(console()->s.guest_open[2]);
     for (unsigned q = 0; q < QUEUES; q++)
         d[q].kicked = d[q].avail;
-    assert_int_equal(console_load(dev, blob.data, blob.len, &pos), 0);
+    assert_int_equal(virtio_load(dev, blob.data, blob.len, &pos), 0);
     assert_int_equal(pos, blob.len);
     assert_memory_equal(&console()->s, &before, sizeof(before));
     turn();
@@ -597,17 +597,17 @@ static void test_save_load(void **state)
         ((uint8_t *)&console()->s)[wrong[i].offset] = (uint8_t)wrong[i].value;
         if (i == 1)
             console()->s.guest_open[1] = console()->s.host_open[1] = false;
-        assert_int_equal(console_save(dev, &worse), 0);
+        assert_int_equal(virtio_save(dev, &worse), 0);
         virtio_reset(dev);
         turn();
         pos = 0;
-        assert_int_equal(console_load(dev, worse.data, worse.len, &pos), -EINVAL);
+        assert_int_equal(virtio_load(dev, worse.data, worse.len, &pos), -EINVAL);
         assert_int_equal(pos, 0);
         free(worse.data);
     }
     for (size_t len = 0; len < blob.len; len += 7) {
         pos = 0;
-        assert_int_equal(console_load(dev, blob.data, len, &pos), -EINVAL);
+        assert_int_equal(virtio_load(dev, blob.data, len, &pos), -EINVAL);
     }
     free(blob.data);
 }

@@ -805,10 +805,10 @@ static void test_save(void **state)
     GOOD(1, 1, OTHER);
     GOOD(2, 0, "\5\0");
     arrive(1000, 1, &plain, OTHER);
-    assert_int_equal(nic_save(dev, &blob), 0);
+    assert_int_equal(virtio_save(dev, &blob), 0);
     struct drv saved[3] = {d[0], d[1], d[2]};
     plug_in(1, 64);
-    assert_int_equal(nic_load(dev, blob.data, blob.len, &pos), 0);
+    assert_int_equal(virtio_load(dev, blob.data, blob.len, &pos), 0);
     assert_int_equal(pos, blob.len);
     memcpy(d, saved, sizeof(saved));
     turn();
@@ -829,7 +829,7 @@ static void test_save(void **state)
     reset();
     for (size_t cut = 0; cut < blob.len; cut += 7) {
         pos = 0;
-        assert_int_equal(nic_load(dev, blob.data, cut, &pos), -EINVAL);
+        assert_int_equal(virtio_load(dev, blob.data, cut, &pos), -EINVAL);
         assert_int_equal(pos, 0);
     }
     assert_int_equal(dev->config[5], 7);

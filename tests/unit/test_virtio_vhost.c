@@ -439,7 +439,7 @@ static void test_handover(void **state)
             assert_int_equal(taken(1), 5);
             assert_int_equal(tap.sent, 0);
             struct state_blob blob = {0};
-            assert_int_equal(nic_save(dev, &blob), -EBUSY);
+            assert_int_equal(virtio_save(dev, &blob), -EBUSY);
             free(blob.data);
         }
         reset();
