@@ -10,6 +10,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,6 +263,19 @@ static void poll_slirp(struct user *u)
 
 static void set_events(struct watch *w, unsigned events);
 
+/*
+ * For a loop a hang-up and an error are one. Here they are not: after an error the library tries to write, and when
+ * that fails it gives the connection up, with all that has come and waits to be read.
+ */
+static int ready(int fd, unsigned events)
+{
+    struct pollfd p = {.fd = fd};
+    int r = (events & LOOP_READ ? SLIRP_POLL_IN : 0) | (events & LOOP_WRITE ? SLIRP_POLL_OUT : 0);
+    if (events & LOOP_HANGUP && poll(&p, 1, 0) > 0)
+        r |= (p.revents & POLLHUP ? SLIRP_POLL_HUP : 0) | (p.revents & POLLERR ? SLIRP_POLL_ERR : 0);
+    return r;
+}
+
 static void on_fd(void *arg, int fd, unsigned events)
 {
     struct watch *w = arg;
@@ -272,8 +286,7 @@ static void on_fd(void *arg, int fd, unsigned events)
         set_events(w, w->wanted); /* after() had left that for the case that it happens */
         return;
     }
-    w->ready = (events & LOOP_READ ? SLIRP_POLL_IN : 0) | (events & LOOP_WRITE ? SLIRP_POLL_OUT : 0) |
-               (events & LOOP_HANGUP ? SLIRP_POLL_HUP | SLIRP_POLL_ERR : 0);
+    w->ready = ready(fd, events);
     poll_slirp(u);
     w = find_watch(u, fd); /* it may be gone */
     if (w)
