@@ -12,7 +12,11 @@
 enum event {
     DEVICE_READY,
     DEVICE_ADD,
-    DEVICE_REMOVE, /* not used: backends are there for as long as the device is */
+    /*
+     * Never sent: that is for ports that are taken out of a running VM. One whose backend has ended is a port still, as
+     * its client might come back, and PORT_OPEN says that nobody is there.
+     */
+    DEVICE_REMOVE,
     PORT_READY,
     CONSOLE_PORT,
     RESIZE,
