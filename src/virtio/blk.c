@@ -576,6 +576,35 @@ static void fill_config(uint8_t *c, const struct disk_info *info, const struct b
     }
 }
 
+/* With the disk open: everything else. */
+static void furnish(struct blk *b, const char *image, const struct blk_options *o)
+{
+    const struct disk_info *info = disk_info(b->disk);
+    char serial[BLK_ID_LEN + 1];
+    loop_spin(b->dev.loop, SPIN_NS, &(struct loop_look){.look = blk_look, .rest = blk_rest, .arg = b});
+    disk_serial(&o->disk, image, serial);
+    memcpy(b->id, serial, strlen(serial));
+    b->dev.offered = features(info, o);
+    fill_config(b->dev.config, info, o);
+}
+
+int blk_new_on(struct virtio_dev **out, struct guest_mem *mem, struct loop *loop, struct disk *disk,
+               const struct blk_options *o)
+{
+    struct blk *b = calloc(1, sizeof(*b));
+    *out = NULL;
+    int err = b ? virtio_init(&b->dev, &blk_ops, mem, loop, o->queues, QUEUE_SIZE, CONFIG_LEN, 0) : -ENOMEM;
+    if (err) {
+        disk_close(disk);
+        free(b);
+        return err;
+    }
+    b->disk = disk;
+    furnish(b, "", o);
+    *out = &b->dev;
+    return 0;
+}
+
 int blk_new(struct virtio_dev **out, struct guest_mem *mem, const char *image, const struct blk_options *o, char *why,
             size_t n)
 {
@@ -587,18 +616,12 @@ int blk_new(struct virtio_dev **out, struct guest_mem *mem, const char *image, c
         free(b);
         return err;
     }
-    loop_spin(b->dev.loop, SPIN_NS, &(struct loop_look){.look = blk_look, .rest = blk_rest, .arg = b});
     err = disk_open(image, &o->disk, b->dev.loop, &b->disk, why, n);
     if (err) {
         blk_free(&b->dev);
         return err;
     }
-    const struct disk_info *info = disk_info(b->disk);
-    char serial[BLK_ID_LEN + 1];
-    disk_serial(&o->disk, image, serial);
-    memcpy(b->id, serial, strlen(serial));
-    b->dev.offered = features(info, o);
-    fill_config(b->dev.config, info, o);
+    furnish(b, image, o);
     *out = &b->dev;
     return 0;
 }

@@ -25,6 +25,11 @@ int blk_parse(const char *text, struct blk_options *, char *why, size_t n);
 /* Opens `image` and makes a device of it, for virtio_pci_new(). 0; -errno with one line in why[n]. Main thread. */
 int blk_new(struct virtio_dev **out, struct guest_mem *, const char *image, const struct blk_options *, char *why,
             size_t n);
+/*
+ * The same on a disk that is open, on its loop, which somebody else turns: for
+ * tests. The disk is the device's from then on, also if this fails. 0 or -ENOMEM.
+ */
+int blk_new_on(struct virtio_dev **out, struct guest_mem *, struct loop *, struct disk *, const struct blk_options *);
 /* Does its disk need the network while the guest runs? */
 bool blk_needs_network(struct virtio_dev *);
 
