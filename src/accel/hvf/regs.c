@@ -2,6 +2,7 @@
 #include "accel/hvf/priv.h"
 
 #define PENDING_DEBUG_BS (UINT64_C(1) << 14)
+#define SHADOWS (GUEST_INTRBILITY_STI_BLOCKING | GUEST_INTRBILITY_MOVSS_BLOCKING)
 
 static const hv_x86_reg_t gpr[16] = {HV_X86_RAX, HV_X86_RCX, HV_X86_RDX, HV_X86_RBX, HV_X86_RSP, HV_X86_RBP,
                                      HV_X86_RSI, HV_X86_RDI, HV_X86_R8,  HV_X86_R9,  HV_X86_R10, HV_X86_R11,
@@ -65,16 +66,15 @@ void hvf_set_gpr_part(struct hvf_vcpu *hv, unsigned n, unsigned size, uint64_t v
 
 void hvf_skip(struct hvf_vcpu *hv, unsigned len)
 {
-    uint64_t rip = hvf_reg(hv, HV_X86_RIP) + len;
+    uint64_t old = hvf_reg(hv, HV_X86_RIP), rip = old + len;
     uint64_t blocking = hvf_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY);
-    const uint64_t shadows = GUEST_INTRBILITY_STI_BLOCKING | GUEST_INTRBILITY_MOVSS_BLOCKING;
 
     /* Outside 64-bit mode an instruction pointer has 32 bits. */
-    if (!(hv->efer & EFER_LMA) || !(hvf_vmcs(hv, VMCS_GUEST_CS_AR) & SEG_L))
+    if ((old ^ rip) >> 32 && (!(hv->efer & EFER_LMA) || !(hvf_vmcs(hv, VMCS_GUEST_CS_AR) & SEG_L)))
         rip = (uint32_t)rip;
     hvf_set_reg(hv, HV_X86_RIP, rip);
-    if (blocking & shadows)
-        hvf_set_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY, blocking & ~shadows);
+    if (blocking & SHADOWS)
+        hvf_set_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY, blocking & ~SHADOWS);
     if (hvf_reg(hv, HV_X86_RFLAGS) & RFL_TF)
         hvf_set_vmcs(hv, VMCS_GUEST_DEBUG_EXC, hvf_vmcs(hv, VMCS_GUEST_DEBUG_EXC) | PENDING_DEBUG_BS);
 }
