@@ -29,8 +29,9 @@ static const struct {
     {"virtio-console", "console (hvc0) and named ports; BACKEND as for -l com1; NAME=/PATH is bhyve's",
      "BACKEND,port=NAME:BACKEND,NAME=/PATH,resize=cols|rows|off"},
     {"virtio-net", "network card; user, the default, needs no privilege",
-     "user|tap=NAME|socket=PATH,mac=M,mtu=N,queues=N,packed,hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,hostname=H,"
-     "net=A/BITS,restrict,ipv6=off,vhost=auto|on|off"},
+     "user|tap=NAME|socket=PATH|vmnet[=shared|host|bridged:IF],mac=M,mtu=N,queues=N,packed,hostfwd=tcp|udp:[ADDR:]PORT-"
+     "[GUEST]:PORT,hostname=H,"
+     "net=A/BITS,restrict,ipv6=off,reconnect,isolated,vhost=auto|on|off"},
     {"virtio-rnd", "entropy from the host", "rate=BYTES[/SECONDS],max-bytes=BYTES,period=MILLISECONDS"},
     {"virtio-tap", "network card on a tap interface: virtio-net,tap=NAME in bhyve's words",
      "NAME[,mac=M,mtu=N,queues=N,packed,vhost=auto|on|off]"},

@@ -131,11 +131,12 @@ static int nic_from(struct nic_options *o, const struct vm_config *config, unsig
         options = options[len] ? options + len + 1 : NULL;
     }
     int err = nic_parse(options, o, why, n);
-    if (!err && !o->net.has_mac) {
-        /* -M comes before config_finish(), which gives a VM without a name this one. */
-        const void *id = config->has_uuid ? (const void *)config->uuid : config->name ? config->name : "vm";
-        net_mac_derive(id, config->has_uuid ? sizeof(config->uuid) : strlen(id), slot, func, o->net.mac);
-    }
+    /* -M comes before config_finish(), which gives a VM without a name this one. */
+    const void *id = config->has_uuid ? (const void *)config->uuid : config->name ? config->name : "vm";
+    len = config->has_uuid ? sizeof(config->uuid) : strlen(id);
+    net_id_derive(id, len, slot, func, o->net.id);
+    if (!err && !o->net.has_mac)
+        net_mac_derive(id, len, slot, func, o->net.mac);
     return err;
 }
 

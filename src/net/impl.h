@@ -6,6 +6,7 @@
 
 int net_user_open(const struct net_options *, struct loop *, struct net_backend **, char *why, size_t n);
 int net_tap_open(const struct net_options *, struct loop *, struct net_backend **, char *why, size_t n);
+int net_vmnet_open(const struct net_options *, struct loop *, struct net_backend **, char *why, size_t n);
 int net_socket_open(const struct net_options *, struct loop *, struct net_backend **, char *why, size_t n);
 
 /* Writes the line and returns err. */

@@ -49,23 +49,41 @@ bad:
     return net_fail(why, n, -EINVAL, "mac=%s: expected six pairs of hexadecimal digits, as in 52:54:00:12:34:56", text);
 }
 
-/* FNV-1a of 64 bits, then the finalizer of MurmurHash3, so that every bit of the input reaches every bit of the 46. */
-void net_mac_derive(const void *id, size_t len, unsigned slot, unsigned func, uint8_t mac[6])
+/* FNV-1a of 64 bits, then the finalizer of MurmurHash3, so that every bit of the input reaches every bit that is used. */
+static uint64_t hash(const void *id, size_t len, const uint8_t *more, size_t nmore)
 {
     const uint8_t *p = id;
-    uint8_t place[2] = {(uint8_t)slot, (uint8_t)func};
     uint64_t h = UINT64_C(0xcbf29ce484222325);
 
     for (size_t i = 0; i < len; i++)
         h = (h ^ p[i]) * UINT64_C(0x100000001b3);
-    for (size_t i = 0; i < sizeof(place); i++)
-        h = (h ^ place[i]) * UINT64_C(0x100000001b3);
+    for (size_t i = 0; i < nmore; i++)
+        h = (h ^ more[i]) * UINT64_C(0x100000001b3);
     h = (h ^ h >> 33) * UINT64_C(0xff51afd7ed558ccd);
     h = (h ^ h >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
-    h ^= h >> 33;
+    return h ^ h >> 33;
+}
+
+void net_mac_derive(const void *id, size_t len, unsigned slot, unsigned func, uint8_t mac[6])
+{
+    const uint8_t place[] = {(uint8_t)slot, (uint8_t)func};
+    uint64_t h = hash(id, len, place, sizeof(place));
+
     for (unsigned i = 0; i < 6; i++)
         mac[i] = (uint8_t)(h >> (8 * i));
     mac[0] = (uint8_t)((mac[0] & ~3) | 2); /* unicast, locally administered */
+}
+
+void net_id_derive(const void *id, size_t len, unsigned slot, unsigned func, uint8_t uuid[16])
+{
+    for (uint8_t half = 0; half < 2; half++) {
+        const uint8_t place[] = {(uint8_t)slot, (uint8_t)func, (uint8_t)(half + 1)};
+        uint64_t h = hash(id, len, place, sizeof(place));
+        for (unsigned i = 0; i < 8; i++)
+            uuid[8 * half + i] = (uint8_t)(h >> (8 * i));
+    }
+    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x80);
+    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
 }
 
 const char *net_mac_text(const uint8_t mac[6], char text[NET_MAC_TEXT])

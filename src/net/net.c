@@ -29,6 +29,7 @@ int net_open(const struct net_options *o, struct loop *loop, struct net_backend 
     switch (o->kind) {
     case NET_USER: return net_user_open(o, loop, out, why, n);
     case NET_TAP: return net_tap_open(o, loop, out, why, n);
+    case NET_VMNET: return net_vmnet_open(o, loop, out, why, n);
     case NET_SOCKET: return net_socket_open(o, loop, out, why, n);
     }
     return net_fail(why, n, -EINVAL, "network: no such kind of backend");

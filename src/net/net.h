@@ -1,6 +1,6 @@
 /*
  * Network backends: what a virtual NIC's cable leads to, whatever carries the
- * frames (libslirp, a tap interface, a stream socket).
+ * frames (libslirp, a tap interface, a stream socket, macOS's vmnet).
  *
  * A backend belongs to the loop it was opened with, which is its NIC's I/O
  * thread's: everything but net_open() is called on that thread, or before it
@@ -91,7 +91,7 @@ struct net_client {
 /* No net_*() may be called from these functions, but net_send() from tx_ready(). */
 
 struct net_info {
-    const char *backend; /* "user", "tap", "socket", "pair" */
+    const char *backend; /* "user", "tap", "socket", "vmnet", "pair" */
     char name[128];      /* for people: "tap0", "10.0.2.0/24", a path */
     unsigned send;       /* NET_CAN_*: what it finishes of frames from the guest */
     unsigned recv;       /* NET_CAN_*: what it leaves to the guest if net_set_offloads() says so */
@@ -142,15 +142,20 @@ struct net_forward {
 
 /* net_options_init() first; net_option() fills it from text. */
 struct net_options {
-    enum net_kind { NET_USER, NET_TAP, NET_SOCKET } kind;
+    enum net_kind { NET_USER, NET_TAP, NET_SOCKET, NET_VMNET } kind;
     bool kind_said;
-    char name[108]; /* of the tap interface, or the path of the socket */
+    char name[108]; /* of the tap interface, the path of the socket, the interface that vmnet bridges to */
     unsigned mtu;   /* 0: the backend's own */
     unsigned queues;
     bool has_mac;
     uint8_t mac[6];
 
     bool reconnect; /* socket */
+
+    /* vmnet */
+    enum net_vmnet { NET_VMNET_SHARED, NET_VMNET_HOST, NET_VMNET_BRIDGED } vmnet;
+    bool isolated;  /* other guests cannot be reached */
+    uint8_t id[16]; /* of the interface: net_id_derive() */
 
     /* user */
     bool restricted; /* the guest reaches nothing but DHCP, DNS is refused, and forwards work */
@@ -169,23 +174,24 @@ struct net_options {
 
     unsigned nforwards;
     struct net_forward forward[NET_MAX_FORWARDS];
-    char user_said[12], tap_said[12],
-        socket_said[12]; /* an option said that only this kind has, for net_options_check() */
+    char user_said[12], tap_said[12], socket_said[12],
+        vmnet_said[12]; /* an option said that only this kind has, for net_options_check() */
 };
 
 void net_options_init(struct net_options *);
 
 /*
  * Takes one option of a NIC as a person writes it: user, tap=NAME,
- * socket=PATH, mac=, mtu=, queues=, hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,
+ * socket=PATH, vmnet[=shared|host|bridged:IF], isolated, mac=, mtu=, queues=, hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,
  * hostname=, net=ADDR/BITS, restrict, ipv6=on|off, reconnect, vhost=auto|on|off.
  * 1: taken; 0: not one of them;
  * -EINVAL: one of them, but wrong, and `why` is a line that says how.
  */
 int net_option(struct net_options *, const char *text, char *why, size_t n);
 #define NET_OPTIONS_HELP                                                                                               \
-    "user|tap=NAME|socket=PATH,mac=M,mtu=N,queues=N,hostfwd=tcp|udp:[ADDR:]PORT-[GUEST]:PORT,hostname=H,net=A/BITS,"   \
-    "restrict,ipv6=off,reconnect,vhost=auto|on|off"
+    "user|tap=NAME|socket=PATH|vmnet[=shared|host|bridged:IF],mac=M,mtu=N,queues=N,hostfwd=tcp|udp:[ADDR:]PORT-["      \
+    "GUEST]:PORT,hostname=H,net=A/BITS,"                                                                               \
+    "restrict,ipv6=off,reconnect,isolated,vhost=auto|on|off"
 /* The VM's n-th network (from 0) that none was said for: 10.0.2.0/24, 10.0.3.0/24, ... n is below NET_MAX_DEFAULTS. */
 void net_default(struct net_options *, unsigned n);
 enum { NET_MAX_DEFAULTS = 250 };
@@ -251,6 +257,8 @@ int net_mac_parse(const char *text, uint8_t mac[6], char *why, size_t n);
  * place.
  */
 void net_mac_derive(const void *id, size_t len, unsigned slot, unsigned func, uint8_t mac[6]);
+/* A UUID out of the same, by which macOS knows the NIC's interface again (RFC 9562, version 8). */
+void net_id_derive(const void *id, size_t len, unsigned slot, unsigned func, uint8_t uuid[16]);
 #define NET_MAC_TEXT 18
 const char *net_mac_text(const uint8_t mac[6], char text[NET_MAC_TEXT]); /* returns text */
 

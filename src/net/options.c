@@ -49,7 +49,7 @@ static int set_unsigned(const char *text, const char *value, unsigned low, unsig
 static int set_kind(struct net_options *o, const char *text, enum net_kind kind, const char *name, char *why, size_t n)
 {
     if (o->kind_said)
-        return net_fail(why, n, -EINVAL, "%s: one backend a NIC: user, tap=NAME or socket=PATH", text);
+        return net_fail(why, n, -EINVAL, "%s: one backend a NIC: user, tap=NAME, socket=PATH or vmnet", text);
     if (name && !*name)
         return net_fail(why, n, -EINVAL, "%s: expected %s", text, kind == NET_TAP ? "tap=NAME" : "socket=PATH");
     size_t max = kind == NET_TAP ? IFNAMSIZ : sizeof(o->name);
@@ -185,20 +185,66 @@ static int set_vhost(struct net_options *o, const char *text, const char *value,
     return net_fail(why, n, -EINVAL, "%s: expected auto, on or off", text);
 }
 
+/* vmnet[=shared|host|bridged:INTERFACE] */
+static int set_vmnet(struct net_options *o, const char *text, const char *value, char *why, size_t n)
+{
+    static const char bridged[] = "bridged:";
+    const char *name = NULL;
+
+    if (!value || strcmp(value, "shared") == 0) {
+        o->vmnet = NET_VMNET_SHARED;
+    } else if (strcmp(value, "host") == 0) {
+        o->vmnet = NET_VMNET_HOST;
+    } else if (strncmp(value, bridged, strlen(bridged)) == 0 && value[strlen(bridged)]) {
+        o->vmnet = NET_VMNET_BRIDGED;
+        name = value + strlen(bridged);
+    } else {
+        return net_fail(why, n, -EINVAL,
+                        "%s: expected vmnet, vmnet=shared, vmnet=host or vmnet=bridged:INTERFACE, as in "
+                        "vmnet=bridged:en0",
+                        text);
+    }
+    return set_kind(o, text, NET_VMNET, name, why, n);
+}
+
 int net_option(struct net_options *o, const char *text, char *why, size_t n)
 {
-    enum { USER, TAP, SOCKET, MAC, MTU, QUEUES, HOSTFWD, HOSTNAME, NET, RESTRICT, IPV6, RECONNECT, VHOST };
+    enum {
+        USER,
+        TAP,
+        SOCKET,
+        VMNET,
+        MAC,
+        MTU,
+        QUEUES,
+        HOSTFWD,
+        HOSTNAME,
+        NET,
+        RESTRICT,
+        IPV6,
+        RECONNECT,
+        ISOLATED,
+        VHOST
+    };
     static const struct {
         const char *name;
         enum { NEVER, MAYBE, ALWAYS } value;
         char only; /* the first letter of the one kind that has it */
     } options[] = {
-        [USER] = {"user", NEVER, 0},          [TAP] = {"tap", ALWAYS, 0},
-        [SOCKET] = {"socket", ALWAYS, 0},     [MAC] = {"mac", ALWAYS, 0},
-        [MTU] = {"mtu", ALWAYS, 0},           [QUEUES] = {"queues", ALWAYS, 't'},
-        [HOSTFWD] = {"hostfwd", ALWAYS, 'u'}, [HOSTNAME] = {"hostname", ALWAYS, 'u'},
-        [NET] = {"net", ALWAYS, 'u'},         [RESTRICT] = {"restrict", MAYBE, 'u'},
-        [IPV6] = {"ipv6", ALWAYS, 'u'},       [RECONNECT] = {"reconnect", NEVER, 's'},
+        [USER] = {"user", NEVER, 0},
+        [TAP] = {"tap", ALWAYS, 0},
+        [SOCKET] = {"socket", ALWAYS, 0},
+        [VMNET] = {"vmnet", MAYBE, 0},
+        [ISOLATED] = {"isolated", NEVER, 'v'},
+        [MAC] = {"mac", ALWAYS, 0},
+        [MTU] = {"mtu", ALWAYS, 0},
+        [QUEUES] = {"queues", ALWAYS, 't'},
+        [HOSTFWD] = {"hostfwd", ALWAYS, 'u'},
+        [HOSTNAME] = {"hostname", ALWAYS, 'u'},
+        [NET] = {"net", ALWAYS, 0},
+        [RESTRICT] = {"restrict", MAYBE, 'u'},
+        [IPV6] = {"ipv6", ALWAYS, 'u'},
+        [RECONNECT] = {"reconnect", NEVER, 's'},
         [VHOST] = {"vhost", ALWAYS, 't'},
     };
     size_t len = strcspn(text, "=");
@@ -220,12 +266,16 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
     if (options[i].only == 's' && !o->socket_said[0])
         strcpy(o->socket_said, options[i].name);
 
+    if (options[i].only == 'v' && !o->vmnet_said[0])
+        strcpy(o->vmnet_said, options[i].name);
+
     bool ipv6;
     int r = 1;
     switch (i) {
     case USER: return set_kind(o, text, NET_USER, NULL, why, n);
     case TAP: return set_kind(o, text, NET_TAP, value, why, n);
     case SOCKET: return set_kind(o, text, NET_SOCKET, value, why, n);
+    case VMNET: return set_vmnet(o, text, value, why, n);
     case MAC:
         r = net_mac_parse(value, o->mac, why, n);
         o->has_mac = r == 0;
@@ -242,6 +292,7 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
             o->no_ipv6 = !ipv6;
         return r;
     case RECONNECT: o->reconnect = true; return 1;
+    case ISOLATED: o->isolated = true; return 1;
     case VHOST: return set_vhost(o, text, value, why, n);
     }
     return 0;
@@ -250,11 +301,21 @@ int net_option(struct net_options *o, const char *text, char *why, size_t n)
 /* Nothing a person said may be without effect in silence. */
 int net_options_check(const struct net_options *o, char *why, size_t n)
 {
-    static const char *const names[] = {[NET_USER] = "user", [NET_TAP] = "tap", [NET_SOCKET] = "socket"};
+    static const char *const names[] = {
+        [NET_USER] = "user", [NET_TAP] = "tap", [NET_SOCKET] = "socket", [NET_VMNET] = "vmnet"};
 
     if (o->kind != NET_USER && o->user_said[0])
-        return net_fail(why, n, -EINVAL, "%s=%s: '%s' is an option of the user backend only", names[o->kind], o->name,
-                        o->user_said);
+        return net_fail(why, n, -EINVAL, "%s%s%s: '%s' is an option of the user backend only", names[o->kind],
+                        *o->name ? "=" : "", o->name, o->user_said);
+    if (o->kind != NET_USER && o->kind != NET_VMNET && o->has_net)
+        return net_fail(why, n, -EINVAL, "%s=%s: 'net' is an option of the user and vmnet backends only",
+                        names[o->kind], o->name);
+    if (o->kind != NET_VMNET && o->vmnet_said[0])
+        return net_fail(why, n, -EINVAL, "%s%s%s: '%s' is an option of the vmnet backend only", names[o->kind],
+                        *o->name ? "=" : "", o->name, o->vmnet_said);
+    if (o->kind == NET_VMNET && o->vmnet == NET_VMNET_BRIDGED && (o->mtu || o->has_net))
+        return net_fail(why, n, -EINVAL, "vmnet=bridged:%s: %s is the interface's own, and cannot be said", o->name,
+                        o->mtu ? "mtu" : "net");
     if (o->kind != NET_TAP && o->tap_said[0])
         return net_fail(why, n, -EINVAL, "%s%s%s: '%s' is an option of the tap backend only", names[o->kind],
                         *o->name ? "=" : "", o->name, o->tap_said);
