@@ -113,6 +113,7 @@ static struct rig rig(const char *text)
 
 static void end(struct rig *r)
 {
+    fake.setup.packets(fake.setup.arg); /* told, and not served yet */
     net_close(r->b);
     assert_int_equal(fake.stops, 1);
     assert_int_equal(loop_turn(r->loop, 0), 0); /* nothing is left that would touch it */
