@@ -476,16 +476,22 @@ static void other_zeroes(struct disk_req *req)
     issue(req);
 }
 
+/*
+ * The kernel tells of a failed write-back once and then takes the pages for
+ * clean. What was lost stays lost, so no later FLUSH may succeed. A write that
+ * is to be stable may be the one that is told of others' pages.
+ */
+static void note_sync_error(struct raw *r, int64_t result)
+{
+    if (result < 0 && !r->sync_error)
+        r->sync_error = (int)result;
+}
+
 static void sync_result(struct disk_req *req, int64_t result)
 {
     struct raw *r = raw_of(req);
 
-    /*
-     * The kernel tells of a failed write-back once and then takes the pages for
-     * clean. What was lost stays lost, so no later FLUSH may succeed.
-     */
-    if (result < 0 && !r->sync_error)
-        r->sync_error = (int)result;
+    note_sync_error(r, result);
     finish(req, r->sync_error);
 }
 
@@ -500,6 +506,8 @@ void raw_result(struct disk_req *req, int64_t result)
         issue(req);
         return;
     }
+    if (result == -EIO && writes(req) && req->flags & DISK_FUA && !raw_of(req)->sync)
+        note_sync_error(raw_of(req), result);
     if (moves && !result) /* the file is shorter than it was */
         result = -EIO;
     if (w->step == STEP_SYNC)

@@ -255,6 +255,21 @@ static void test_failed_flush(void **state)
     host.fail[HOST_SYNC] = 0;
     assert_int_equal(disk_flush(loop, disk), -EIO);
     done_with(disk);
+
+    /* A write that goes to the platter is told of what others have lost; one that does not is its own affair. */
+    static const struct disk_options sync = {.sync = true};
+    unsigned char memory[512] = {0};
+    for (unsigned fua = 0; fua < 3; fua++) {
+        disk = fresh(fua < 2 ? none : sync, 1 << 20);
+        host.fail[HOST_WRITE] = -EIO;
+        assert_int_equal(do_one(loop, disk, DISK_WRITE, fua ? DISK_FUA : 0, 512, 512, memory), -EIO);
+        host.fail[HOST_WRITE] = -ENOSPC;
+        assert_int_equal(do_one(loop, disk, DISK_WRITE, fua ? DISK_FUA : 0, 512, 512, memory), -ENOSPC);
+        host.fail[HOST_WRITE] = 0;
+        assert_int_equal(do_one(loop, disk, DISK_WRITE, fua ? DISK_FUA : 0, 512, 512, memory), 0);
+        assert_int_equal(disk_flush(loop, disk), fua == 1 ? -EIO : 0);
+        done_with(disk);
+    }
 }
 
 /* FLUSH and FUA ask the host for what they promise. */
