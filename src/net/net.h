@@ -234,7 +234,10 @@ void net_rx_kick(struct net_backend *, unsigned queue);
 
 /* What the guest is ready to finish of what it receives: a subset of info.recv. 0 or -errno. At first: nothing. */
 int net_set_offloads(struct net_backend *, unsigned can);
-/* How many queue pairs the guest uses, 1 to info.queues; at first 1. Frames come on these only. 0 or -errno. */
+/*
+ * How many queue pairs the guest uses, 1 to info.queues; at first 1. Frames come on these only. What net_send() had no
+ * room for is to be tried again, and tx_ready() is called only if there is still none. 0 or -errno.
+ */
 int net_set_queues(struct net_backend *, unsigned pairs);
 
 /*

@@ -155,7 +155,9 @@ static int pair_set_offloads(struct net_backend *b, unsigned can)
 
 static int pair_set_queues(struct net_backend *b, unsigned pairs)
 {
-    CONTAINER_OF(b, struct end, b)->pairs = pairs;
+    struct end *e = CONTAINER_OF(b, struct end, b);
+    e->pairs = pairs;
+    memset(e->tx_full, 0, sizeof(e->tx_full));
     return 0;
 }
 

@@ -387,6 +387,10 @@ int nic_set_pairs(struct nic *n, unsigned pairs)
     int err = net_set_queues(n->net, pairs);
     if (!err)
         n->pairs_used = pairs;
+    for (unsigned i = 0; i < n->pairs; i++) /* nobody says when there is room for what was waiting */
+        if (n->tx_full >> i & 1)
+            virtio_kick(&n->dev, 2 * i + 1);
+    n->tx_full = 0;
     nic_vhost_pairs(n, n->pairs_used);
     return err;
 }

@@ -695,7 +695,7 @@ static void test_hostile(void **state)
 
 static void test_queues(void **state)
 {
-    plug_in(2, 64);
+    plug_in(2, 8);
     assert_int_equal(dev->nqueues, 5);
     assert_int_equal(get_le16(dev->config + 8), 2);
     start(CTRL | F(22), false);
@@ -722,6 +722,23 @@ static void test_queues(void **state)
     assert_int_equal(net_send(peer.b, 1, &f, 1), 1);
     turn();
     assert_true(drv_get(&d[2], &len) >= 0);
+    /* A queue that waits for room when another number of them is chosen. */
+    for (unsigned pairs = 1; pairs <= 2; pairs++) {
+        assert_int_equal(net_set_queues(peer.b, 2), 0);
+        peer.stuck = true;
+        for (unsigned i = 0; i < 20; i++)
+            offer(3, i, 12, &plain, 60, 1);
+        virtio_kick(dev, 3);
+        turn();
+        assert_true(dev->vq[3].s.avail_idx != d[3].avail);
+        assert_int_equal(command_len(4, 4, 0, pairs == 1 ? "\1\0" : "\2\0", 2), 0);
+        peer.stuck = false;
+        net_rx_kick(peer.b, 0);
+        net_rx_kick(peer.b, 1);
+        for (unsigned i = 0; i < 10; i++)
+            turn();
+        assert_int_equal(dev->vq[3].s.avail_idx, d[3].avail);
+    }
     /* Without MQ the control queue is the third. */
     reset();
     start(CTRL, false);
