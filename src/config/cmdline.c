@@ -20,7 +20,7 @@ const char config_usage[] =
     "                       tcp=[ADDR:]PORT, file=PATH or null\n"
     "  -l DEVICE            other fixed devices; -l help lists them\n"
     "  -s [[bus:]slot[:func],]DEVICE   PCI device; -s help lists them\n"
-    "  -a auto|kvm|soft     accelerator (auto: the first that is proven to work)\n"
+    "  -a auto|hvf|kvm|soft accelerator (auto: the first that is proven to work)\n"
     "  -o NAME=VALUE        any setting by name: cpu=MODEL, acpi=off, triplefault=exit|reset,\n"
     "                       reboot=restart|exit, exitcodes=xhyve|bhyve, stats=exit, ...\n"
     "  -k FILE              settings, a NAME=VALUE a line\n"
