@@ -43,6 +43,14 @@ ISA = ("debug64", "mmio64", "paging32", "paging64", "priv64", "prot32", "real32"
 NOT_BARE = ("mmio64",)
 
 
+# Where the program with an accelerator is: that of the simulated Hypervisor.framework has its own.
+PROGRAMS = {"hvf": ("tests/hvsim/xhyve-hvsim", "tests/hvsim/isa_run-hvsim")}
+
+
+def program(case, isa=False):
+    return os.path.join(BUILD, PROGRAMS.get(case["accel"], ("xhyve", "tests/isa/system/isa_run"))[isa])
+
+
 def isa_names():
     return list(ISA)
 
@@ -109,7 +117,7 @@ def _ending(status):
 
 def _isa(case):
     folder = os.path.join(BUILD, "tests", "isa", "system")
-    argv = [os.path.join(folder, "isa_run"), os.path.join(folder, case["name"]), f"accel={case['accel']}"]
+    argv = [program(case, isa=True), os.path.join(folder, case["name"]), f"accel={case['accel']}"]
     if case.get("irqchip"):
         argv.append(f"irqchip={case['irqchip']}")
     text, errors, status = _run(argv, LIMIT)
@@ -135,7 +143,7 @@ def bare(name):
 
 def _payload(case):
     options = types.SimpleNamespace(
-        xhyve=os.path.join(BUILD, "xhyve"), payloads=os.path.join(BUILD, "tests", "payload"), accel=case["accel"],
+        xhyve=program(case), payloads=os.path.join(BUILD, "tests", "payload"), accel=case["accel"],
         irqchip=case.get("irqchip"), qemu=False, times=None, option=[], signals=False)
     payloads.LIMIT = LIMIT * SLOW
     seen = {}

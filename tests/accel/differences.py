@@ -78,6 +78,12 @@ KVM = [
 ]
 
 
+# On hvf the modes are the sets of tests/hvsim/run.
+HVF = [
+    ("isa", "priv64", ".*", "checks made", SOMETIMES, "the simulated processors have no UMIP"),
+]
+
+
 class Line:
     def __init__(self, kind, names, modes, what, often, why):
         self.kind, self.often, self.why = kind, often, why
@@ -90,4 +96,4 @@ class Line:
 
 
 def lines(accel):
-    return [Line(*line) for line in {"kvm": KVM}.get(accel, [])]
+    return [Line(*line) for line in {"kvm": KVM, "hvf": HVF}.get(accel, [])]
