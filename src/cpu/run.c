@@ -178,16 +178,6 @@ static void check_breakpoints(struct cpu *cpu)
     }
 }
 
-static bool instruction_breakpoints(const struct cpu *cpu)
-{
-    if (!(cpu->dr[7] & 0xff))
-        return false;
-    for (unsigned i = 0; i < 4; i++)
-        if ((cpu->dr[7] >> (2 * i) & 3) && (cpu->dr[7] >> (16 + 4 * i) & 3) == 0)
-            return true;
-    return false;
-}
-
 /*
  * Runs from `op` until a handler returns to the dispatcher. The store of
  * cpu->op is what lets any handler fault without being told where it is.
@@ -236,9 +226,10 @@ static void run_mixed(struct cpu *cpu)
     run_ops(cpu, op);
 }
 
+/* With a breakpoint armed, one that watches data too: its trap is due behind the very instruction that reached them. */
 static bool must_step(const struct cpu *cpu)
 {
-    return (cpu->eflags & (RFL_TF | RFL_RF)) || cpu->shadow || instruction_breakpoints(cpu);
+    return (cpu->eflags & (RFL_TF | RFL_RF)) || cpu->shadow || (cpu->dr[7] & 0xff);
 }
 
 /* One turn of the dispatcher. True: leave with *out. May raise. */

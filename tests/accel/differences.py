@@ -81,6 +81,8 @@ KVM = [
 # On hvf the modes are the sets of tests/hvsim/run.
 HVF = [
     ("isa", "priv64", ".*", "checks made", SOMETIMES, "the simulated processors have no UMIP"),
+    ("isa", "paging64|priv64|xsave64", "westmere.*", ".*", SOMETIMES, "the payload takes SMEP, SMAP and XSAVE for granted"),
+    ("payload", "remap64", "westmere.*", "SM[EA]P", ALWAYS, "it has neither"),
 ]
 
 

@@ -229,9 +229,9 @@ const char *hvsim_check_guest(const struct hvsim_vcpu *v, uint64_t *qual)
     *qual = 0;
     const char *why = check_registers(v);
     if (!why)
-        why = check_segments(v);
-    if (!why)
         why = check_flow(v);
+    if (!why)
+        why = check_segments(v);
     if (!why)
         why = check_activity(v);
     if (why)

@@ -25,10 +25,10 @@ void hvsim_record(struct hvsim_vcpu *v, uint32_t reason, uint64_t qual, unsigned
     CTRL(v, VMCS_RO_VMX_INSTR_INFO) = JUNK;
     CTRL(v, VMCS_RO_GUEST_LIN_ADDR) = JUNK << 20;
     CTRL(v, VMCS_GUEST_PHYSICAL_ADDRESS) = JUNK << 12;
-    CTRL(v, VMCS_CTRL_VMENTRY_IRQ_INFO) &= ~(uint64_t)IRQ_INFO_VALID; /* 28.2: cleared by every exit */
     v->exits[(reason & 0xffff) < 80 ? reason & 0xffff : 79]++;
-    if (reason >> 31) /* the entry failed: the guest's state is as it was */
+    if (reason >> 31) /* the entry failed: the guest's state and the event are as they were (27.8) */
         return;
+    CTRL(v, VMCS_CTRL_VMENTRY_IRQ_INFO) &= ~(uint64_t)IRQ_INFO_VALID; /* 28.2.3: cleared by every exit */
 
     if (cpu->op)
         cpu->rip = cpu_rip(cpu, cpu->op);

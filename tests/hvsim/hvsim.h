@@ -122,6 +122,7 @@ struct hvsim {
 extern struct hvsim hvsim; /* of the process, as the framework's is */
 
 /* vm.c */
+void *__wrap_dlsym(void *handle, const char *name); /* what the program's calls of dlsym() become */
 const struct hvsim_options *hvsim_options(void);
 void hvsim_setenv(
     const char *text); /* for tests: instead of HVSIM, before hv_vm_create(); NULL: the environment again */

@@ -89,7 +89,6 @@ void hvsim_setenv(const char *text)
  * xhyve asks for calls that macOS 10.15 has not by their names. The linker sends those questions here (--wrap=dlsym).
  */
 void *__real_dlsym(void *handle, const char *name);
-void *__wrap_dlsym(void *handle, const char *name);
 void *__wrap_dlsym(void *handle, const char *name)
 {
     static const struct {
