@@ -5,6 +5,7 @@
 #   make demo         boot Debian from a disk to a shell, after installing and fetching what that needs
 #   make check        all tests; the last line counts them
 #   make check-kvm    those that need KVM, in a machine whose AMD-V is emulated
+#   make check-hvf    the accelerator for Macs over a simulated Hypervisor.framework, in full
 #   make check-long   the tests that take an hour
 #   make soak         an hour of real programs on 2 vCPUs (MINUTES=60)
 #   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h;
@@ -43,6 +44,10 @@ check-kvm:
 	@scripts/setup.sh check
 	@tests/run --kvm
 
+check-hvf:
+	@scripts/setup.sh check
+	@tests/run --hvf
+
 check-long:
 	@scripts/setup.sh check
 	@tests/run --long
@@ -80,4 +85,4 @@ clean:
 distclean:
 	rm -rf build build-gcc build-clang build-asan build-fuzz
 
-.PHONY: all macos demo check check-kvm check-long soak bench bench-nested install format tidy clean distclean
+.PHONY: all macos demo check check-kvm check-hvf check-long soak bench bench-nested install format tidy clean distclean
