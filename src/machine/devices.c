@@ -330,8 +330,6 @@ void devices_refresh_disks(struct pc *pc)
         err |= blk_refresh(pc->virtio[i]);
     for (unsigned i = 0; i < pc->nahci; i++)
         err |= ahci_refresh(pc->ahci[i]);
-    for (unsigned i = 0; i < pc->nahci; i++)
-        err |= ahci_refresh(pc->ahci[i]);
     if (err)
         log_error("out of memory: a disk's size is not looked at");
 }
