@@ -18,6 +18,7 @@
 #include "machine/firmware.h"
 #include "machine/pc.h"
 #include "os/clock.h"
+#include "os/power.h"
 #include "os/sandbox.h"
 #include "os/signals.h"
 #include "os/tty.h"
@@ -34,10 +35,11 @@ struct machine {
     bool files_open;
     struct cpuid_table cpuid;
     struct x86_state bsp;
-    int vcpu_error;   /* what a call of a vCPU came to */
-    uint64_t term_ns; /* when the first SIGTERM came; 0: none yet */
-    bool quit;        /* a signal asked for the end, whatever else goes on */
-    int pid_file_fd;  /* -1: none */
+    int vcpu_error;         /* what a call of a vCPU came to */
+    uint64_t term_ns;       /* when the first SIGTERM came; 0: none yet */
+    bool quit;              /* a signal asked for the end, whatever else goes on */
+    int pid_file_fd;        /* -1: none */
+    struct os_power *power; /* NULL: the host tells nobody when it has slept */
     char *accel_options;
     char why[512];
 };
@@ -327,6 +329,7 @@ static void tear_down(struct machine *m)
         tty_restore();
         _exit(error_status(m->config));
     }
+    os_power_end(m->power);
     if (m->vm)
         vm_join(m->vm);
     if (m->accel && m->accel->vm_close)
@@ -397,6 +400,23 @@ static int exit_status(const struct machine *m, enum vm_stop why)
     return 1;
 }
 
+/* The host has slept, and its clock has gone on: processors that sleep towards a deadline look at it again. */
+static void woke(void *arg)
+{
+    struct machine *m = arg;
+    log_info("the host has slept: the guest's clocks go on");
+    for (unsigned i = 0; i < m->vm->nvcpus; i++)
+        vcpu_raise(m->vm->vcpu[i], 0);
+}
+
+/* Not being told is no reason not to run: the clocks are right all the same, only some deadlines late. */
+static void watch_power(struct machine *m)
+{
+    int err = os_power_watch(&m->power, woke, m);
+    if (err && err != -ENOSYS)
+        log_warn("the host does not say when it has slept (%s): after that the guest may be late", strerror(-err));
+}
+
 int machine_run(const struct vm_config *config)
 {
     struct machine *m = calloc(1, sizeof(*m));
@@ -416,6 +436,8 @@ int machine_run(const struct vm_config *config)
         if (err)
             snprintf(m->why, sizeof(m->why), "a timer: %s", strerror(-err));
     }
+    if (!err)
+        watch_power(m);
     if (!err) {
         struct sandbox_needs needs = {.kvm = m->accel->needs_kvm};
         pc_needs(m->pc, &needs);
