@@ -20,6 +20,7 @@ MINUTES ?= 60
 
 all: build/build.ninja
 	@ninja -C build
+	@scripts/sign.sh build/xhyve
 
 # Meson configures once; after that Ninja sees changes by itself, except that a folder got its first meson.build.
 build/build.ninja: meson.build meson_options.txt $(wildcard src/*/meson.build)

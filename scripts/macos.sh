@@ -13,7 +13,7 @@ for arch in x86_64 arm64; do
     stamp=$(cat build/macos/stamp build/macos/$arch.ini | sha256sum)
     if [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ]; then
         rm -rf "$folder"
-        meson setup --cross-file "build/macos/$arch.ini" -Dtests=false "$@" "$folder" >"build/macos/$arch.log" 2>&1 || {
+        meson setup --cross-file "build/macos/$arch.ini" -Dtests=false -Dwerror=true "$@" "$folder" >"build/macos/$arch.log" 2>&1 || {
             cat "build/macos/$arch.log" >&2
             exit 1
         }
