@@ -11,6 +11,7 @@
 #   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h;
 #                     BENCH_IO="--quick", for disks and networks: bench/io -h)
 #   make bench-nested the same for KVM, in an emulated machine that has it
+#   make bench-hvf    exits of a guest on the accelerator for Macs, simulated, beside KVM's
 #   make install      into /usr/local (PREFIX=, DESTDIR=)
 #   make format       lay the C files out anew          make tidy    have clang-tidy read them
 #   make clean        remove what was built             make distclean    and what was fetched
@@ -70,6 +71,14 @@ bench-nested:
 	@scripts/fetch-kernel.sh cloud generic
 	@bench/nested
 
+bench-hvf:
+	@scripts/setup.sh bench
+	@$(MAKE) --no-print-directory all
+	@scripts/fetch-kernel.sh cloud generic
+	@[ -f build-gcc/build.ninja ] || CC=gcc meson setup -Dwerror=true build-gcc
+	@ninja -C build-gcc tests/hvsim/xhyve-hvsim
+	@bench/hvf
+
 install: all
 	@meson install -C build --no-rebuild
 
@@ -86,4 +95,4 @@ clean:
 distclean:
 	rm -rf build build-gcc build-clang build-asan build-fuzz
 
-.PHONY: all macos demo check check-kvm check-hvf check-long soak bench bench-nested install format tidy clean distclean
+.PHONY: all macos demo check check-kvm check-hvf check-long soak bench bench-nested bench-hvf install format tidy clean distclean
