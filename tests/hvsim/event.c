@@ -71,7 +71,8 @@ void hvsim_event(struct cpu *cpu, const struct event *ev)
     hvsim_record(v, VMX_REASON_EXC_NMI, qualification(cpu, ev), now.length);
     if (ev->kind == EXC_KIND_FAULT)
         cpu->eflags |= RFL_RF; /* as the image on the stack would have it */
-    CTRL(v, VMCS_RO_VMEXIT_IRQ_INFO) = now.info;
+    bool unblocked = ev->kind == EXC_KIND_FAULT && !cpu->exc.nested && ev->vector != EXC_DF && hvsim_iret_unblocked(v);
+    CTRL(v, VMCS_RO_VMEXIT_IRQ_INFO) = now.info | (unblocked ? 1u << 12 : 0);
     if (ev->has_error)
         CTRL(v, VMCS_RO_VMEXIT_IRQ_ERROR) = now.error;
     if (nested) {

@@ -40,6 +40,33 @@ void hvsim_record(struct hvsim_vcpu *v, uint32_t reason, uint64_t qual, unsigned
     cpu->in_shadow = 0;
 }
 
+static bool is_iret(const uint8_t *code, unsigned n)
+{
+    while (n > 1 && (*code == 0x66 || (*code & 0xf0) == 0x40)) { /* operand size, REX */
+        code++;
+        n--;
+    }
+    return *code == 0xcf;
+}
+
+/*
+ * IRET lets NMIs in before anything else, so an exit on its account comes when they are no more blocked, and says so in
+ * bit 12 (28.2.2, 28.2.1): the hypervisor has to block them again, for IRET will be executed again.
+ */
+bool hvsim_iret_unblocked(struct hvsim_vcpu *v)
+{
+    struct cpu *cpu = v->cpu;
+    uint64_t gpa, lin = cpu->rip + ((cpu->mode & MODE_SIZE) == MODE_64 ? 0 : cpu->seg[SEG_CS].base);
+    const uint8_t *code;
+    if (!cpu->nmi_blocked || cpu->exc.delivering || !mmu_peek(cpu, lin, &gpa) || !(code = mem_r(&hvsim.vm.mem, gpa, 1)))
+        return false;
+    unsigned left = 4096 - (unsigned)(gpa & 0xfff);
+    if (!is_iret(code, left < 3 ? left : 3))
+        return false;
+    cpu->nmi_blocked = false;
+    return true;
+}
+
 /* An exit in the middle of a delivery (28.2.4), which had its effects: an NMI blocks NMIs. */
 static void tell_delivery(struct hvsim_vcpu *v)
 {

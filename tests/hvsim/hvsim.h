@@ -154,6 +154,8 @@ _Noreturn void hvsim_exit(struct hvsim_vcpu *, unsigned reason, uint64_t qual);
 /* The same, with fields set by the caller. The instruction's length, or 0: undefined. */
 void hvsim_record(struct hvsim_vcpu *, uint32_t reason, uint64_t qual, unsigned length);
 _Noreturn void hvsim_leave(struct hvsim_vcpu *);
+/* After hvsim_record(), for a fault: it is IRET's, which had let NMIs in. */
+bool hvsim_iret_unblocked(struct hvsim_vcpu *);
 
 /* insn.c, memory.c, event.c: what the CPU tells us (cpu/hooks.h). */
 bool hvsim_wants(struct cpu *, const struct insn *);

@@ -10,6 +10,8 @@
 #define LINEAR_VALID (1u << 7)
 #define TRANSLATED (1u << 8) /* the access itself, not to a paging structure on the way */
 
+#define NMI_UNBLOCKED (1u << 12)
+
 static _Noreturn void apic_access(struct hvsim_vcpu *v, uint64_t lin, uint64_t gpa, unsigned access)
 {
     struct cpu *cpu = v->cpu;
@@ -32,6 +34,8 @@ bool hvsim_memory(struct cpu *cpu, uint64_t lin, uint64_t gpa, unsigned access)
         return perm & HV_MEMORY_WRITE;
     hvsim_record(v, VMX_REASON_EPT_VIOLATION, need | perm << 3 | LINEAR_VALID | (access & MMU_WALK ? 0 : TRANSLATED),
                  0);
+    if (!(access & MMU_FETCH) && hvsim_iret_unblocked(v))
+        CTRL(v, VMCS_RO_EXIT_QUALIFIC) |= NMI_UNBLOCKED;
     CTRL(v, VMCS_GUEST_PHYSICAL_ADDRESS) = gpa;
     CTRL(v, VMCS_RO_GUEST_LIN_ADDR) = lin;
     hvsim_leave(v);

@@ -273,6 +273,32 @@ static void test_nmi(void **state)
     assert_int_equal(vmcs(VMCS_GUEST_INTERRUPTIBILITY), GUEST_INTRBILITY_NMI_BLOCKING);
 }
 
+/* IRET that does not come to its end has let NMIs in all the same, and the exit says so. */
+static void test_iret_unblocks(void **state)
+{
+    (void)state;
+    mode64();
+    put64(TABLES_AT + 0x2008, 0x40000087); /* no memory there */
+    set_reg(HV_X86_RSP, 0x201000);
+    CODE("\x48\xcf");
+    set_vmcs(VMCS_GUEST_INTERRUPTIBILITY, GUEST_INTRBILITY_NMI_BLOCKING);
+    runs_to(VMX_REASON_EPT_VIOLATION);
+    assert_int_equal(vmcs(VMCS_RO_EXIT_QUALIFIC), 0x181 | 1 << 12);
+    assert_int_equal(vmcs(VMCS_GUEST_INTERRUPTIBILITY), 0);
+    set_reg(HV_X86_RSP, 0x40000000);
+    set_vmcs(VMCS_CTRL_EXC_BITMAP, 1u << 14);
+    set_vmcs(VMCS_GUEST_INTERRUPTIBILITY, GUEST_INTRBILITY_NMI_BLOCKING);
+    runs_to(VMX_REASON_EXC_NMI);
+    assert_int_equal(vmcs(VMCS_RO_VMEXIT_IRQ_INFO) >> 12 & 1, 1);
+    assert_int_equal(vmcs(VMCS_GUEST_INTERRUPTIBILITY), 0);
+    /* Nobody else does. */
+    CODE("\x58"); /* pop rax */
+    set_vmcs(VMCS_GUEST_INTERRUPTIBILITY, GUEST_INTRBILITY_NMI_BLOCKING);
+    runs_to(VMX_REASON_EXC_NMI);
+    assert_int_equal(vmcs(VMCS_RO_VMEXIT_IRQ_INFO) >> 12 & 1, 0);
+    assert_int_equal(vmcs(VMCS_GUEST_INTERRUPTIBILITY), GUEST_INTRBILITY_NMI_BLOCKING);
+}
+
 static void test_task_switch(void **state)
 {
     (void)state;
@@ -322,6 +348,7 @@ int main(void)
         TEST(test_interrupt_window),
         TEST(test_shadows),
         TEST(test_nmi),
+        TEST(test_iret_unblocks),
         TEST(test_task_switch),
         TEST(test_timer),
     };
