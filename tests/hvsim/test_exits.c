@@ -60,6 +60,13 @@ static void test_ports(void **state)
     set_reg(HV_X86_RCX, 0);
     CODE("\xf3\x6c\xf4");
     runs_to(VMX_REASON_HLT);
+    /* Nor is what the I/O permission bitmap forbids. */
+    segment(1, 0x2b, 0xa0fb, 0xffffffff);
+    segment(2, 0x33, 0xc0f3, 0xffffffff);
+    put64(TSS_AT + 4, STACK_TOP);
+    CODE("\xec");
+    runs_to(VMX_REASON_HLT);
+    assert_int_equal(reg(HV_X86_RIP), HANDLER_AT + 16 * 13);
 }
 
 static void test_msrs(void **state)
