@@ -11,12 +11,14 @@
 #include <seccomp.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "os/thread.h"
 #include "util/bytes.h"
 
 /*
@@ -206,8 +208,38 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
     return error;
 }
 
+#ifdef __GLIBC__
+/* An arena of malloc's that becomes large and is given back from its end. */
+static void *fill_arena(void *arg)
+{
+    enum { PIECE = 60000 }; /* below what malloc maps apart */
+    void *volatile piece[128];
+    for (size_t i = 0; i < ARRAY_LEN(piece); i++)
+        piece[i] = malloc(PIECE);
+    for (size_t i = ARRAY_LEN(piece); i > 0; i--)
+        free(piece[i - 1]);
+    return arg;
+}
+
+/*
+ * When the first arena of a thread gives memory back, glibc opens a file in /proc to learn how the host counts memory,
+ * and remembers it. Later that would be the end of the VM.
+ */
+static int settle_malloc(void)
+{
+    pthread_t thread;
+    int error = os_thread_new(&thread, "malloc", fill_arena, NULL);
+    return error ? error : -pthread_join(thread, NULL);
+}
+#else
+static int settle_malloc(void) { return 0; }
+#endif
+
 int sandbox_enter(const struct sandbox_needs *needs)
 {
+    int error = settle_malloc();
+    if (error)
+        return error;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return -errno;
 #ifdef M_ARENA_MAX
@@ -223,7 +255,7 @@ int sandbox_enter(const struct sandbox_needs *needs)
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
     if (!ctx)
         return -ENOMEM;
-    int error = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
+    error = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     if (!error)
         error = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
     /* A search tree instead of a list; older libraries lack it, which costs some time and nothing else. */

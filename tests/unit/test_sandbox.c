@@ -172,6 +172,11 @@ static void *worker_fn(void *arg)
     for (int i = 0; i < 100; i++)
         p = realloc(p, 300000 + (size_t)i * 10000);
     free(p);
+    void *volatile piece[128]; /* and shrinks when its end is free */
+    for (size_t i = 0; i < ARRAY_LEN(piece); i++)
+        piece[i] = malloc(60000);
+    for (size_t i = ARRAY_LEN(piece); i > 0; i--)
+        free(piece[i - 1]);
     return arg;
 }
 
