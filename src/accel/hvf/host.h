@@ -1,6 +1,6 @@
 /*
  * What Hypervisor.framework does not tell of the machine it runs on: the Mac's
- * processor and clocks (host_mac.c), or those of a simulated framework.
+ * processor and clocks (host_macos.c), or those of a simulated framework.
  */
 #ifndef XHYVE_ACCEL_HVF_HOST_H
 #define XHYVE_ACCEL_HVF_HOST_H
