@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "os/clock.h"
@@ -339,6 +340,37 @@ static void test_files(void **state)
     close(p[0]);
 }
 
+/* What can be read and written is told of once, with both; each can be taken away, and comes back. */
+static void test_both_ways(void **state)
+{
+    struct watched x = {0};
+    int p[2];
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, p), 0);
+    assert_int_equal(loop_fd_add(loop, p[0], LOOP_READ | LOOP_WRITE, watched_fn, &x, &x.w), 0);
+    assert_int_equal(write(p[1], "x", 1), 1);
+    loop_turn(loop, NO_DEADLINE);
+    assert_int_equal(x.calls, 1);
+    assert_int_equal(x.events, LOOP_READ | LOOP_WRITE);
+    assert_int_equal(loop_fd_events(x.w, LOOP_WRITE), 0);
+    loop_turn(loop, NO_DEADLINE);
+    assert_int_equal(x.events, LOOP_WRITE);
+    assert_int_equal(loop_fd_events(x.w, LOOP_READ), 0);
+    loop_turn(loop, NO_DEADLINE);
+    assert_int_equal(x.events, LOOP_READ);
+    assert_int_equal(loop_fd_events(x.w, 0), 0);
+    loop_turn(loop, 0);
+    assert_int_equal(x.calls, 3);
+    assert_int_equal(loop_fd_events(x.w, LOOP_READ | LOOP_WRITE), 0);
+    loop_turn(loop, NO_DEADLINE);
+    assert_int_equal(x.calls, 4);
+    assert_int_equal(x.events, LOOP_READ | LOOP_WRITE);
+    loop_fd_remove(x.w);
+    close(p[0]);
+    close(p[1]);
+    loop_turn(loop, 0);
+}
+
 /* Two files ready in one round; whichever is served first removes the other. */
 static void test_remove_other(void **state)
 {
@@ -604,6 +636,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_guard, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restless_timer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_files, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_both_ways, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_other, setup, teardown),
         cmocka_unit_test_setup_teardown(test_always_ready, setup, teardown),
         cmocka_unit_test_setup_teardown(test_posts, setup, teardown),
