@@ -390,6 +390,7 @@ static void test_threads(void **state)
 
 static struct {
     struct pci_dev *dev;
+    void *page;
     unsigned stops, unlocked;
 } in_reset;
 
@@ -401,7 +402,7 @@ static void on_fault(int signal)
         in_reset.unlocked++;
         pthread_mutex_unlock(&in_reset.dev->msi_lock);
     }
-    mprotect(in_reset.dev->init, PCI_CFG_EXT_SIZE, PROT_READ | PROT_WRITE);
+    mprotect(in_reset.page, PCI_CFG_EXT_SIZE, PROT_READ | PROT_WRITE);
 }
 
 /* Address and data of a message are reset at once: nobody sends half of one. */
@@ -413,9 +414,10 @@ static void test_reset_lock(void **state)
     struct sigaction before;
     assert_true(memory != MAP_FAILED && sysconf(_SC_PAGESIZE) <= PCI_CFG_EXT_SIZE);
 
-    /* The values after a reset fill pages of their own, which nobody can read until the handler has been here. */
-    size_t off = offsetof(struct pci_dev, init);
-    struct pci_dev *d = in_reset.dev = (struct pci_dev *)(void *)(memory + align_up(off, PCI_CFG_EXT_SIZE) - off);
+    /* A page with some of the values after a reset, and masks: nobody reads it until the handler has been here. */
+    struct pci_dev *d = in_reset.dev = (struct pci_dev *)(void *)memory;
+    in_reset.page = memory + align_up(offsetof(struct pci_dev, init) + PCI_CFG_SIZE, PCI_CFG_EXT_SIZE);
+    assert_true((uint8_t *)in_reset.page < d->wmask);
     pci_dev_init(d, &ops, 0x1234, 0x5678, 0xff0000, 1);
     pci_msi_init(d, 8);
     assert_int_equal(pci_add(&pci, d, SLOT, 0), 0);
@@ -423,7 +425,7 @@ static void test_reset_lock(void **state)
     program_msi();
     in_reset.stops = in_reset.unlocked = 0;
     sigaction(SIGSEGV, &action, &before);
-    mprotect(d->init, PCI_CFG_EXT_SIZE, PROT_NONE);
+    mprotect(in_reset.page, PCI_CFG_EXT_SIZE, PROT_NONE);
     pci_bus_reset(&pci);
     sigaction(SIGSEGV, &before, NULL);
     assert_int_equal(in_reset.stops, 1);
