@@ -446,10 +446,11 @@ static void state_comes_back(void **state)
     a.star = 1, a.lstar = 2, a.cstar = 3, a.sfmask = 4, a.kernel_gs_base = 5, a.tsc_aux = 6;
     a.sysenter_cs = 7, a.sysenter_esp = 8, a.sysenter_eip = 9, a.pat = 0x0606060606060606, a.misc_enable = 0x801;
     a.mtrr_fixed[3] = 0x0606, a.mtrr_base[1] = 0xc0000006, a.mtrr_mask[1] = 0x3fc0000800, a.mtrr_def_type = 0xc06;
-    a.xcr0 = 7, a.nmi_blocked = 1, a.nmi_pending = 1, a.cr2 = 0xdead, a.run_state = X86_HALTED;
+    a.cr8 = 5, a.xcr0 = 7, a.nmi_blocked = 1, a.nmi_pending = 1, a.cr2 = 0xdead, a.run_state = X86_HALTED;
     memset(a.xsave + 160, 0x5a, 256);
     memset(a.xsave + 576, 0xa5, 256);
     assert_int_equal(hvf_set_state(rig->vcpu, &a), 0);
+    assert_int_equal(apic.tpr, 0x50);
     assert_int_equal(hvf_get_state(rig->vcpu, &b), 0);
     b.tsc = a.tsc, b.tsc_at_ns = a.tsc_at_ns;
     assert_memory_equal(a.xsave, b.xsave, sizeof(a.xsave));
@@ -467,6 +468,26 @@ static void state_comes_back(void **state)
     assert_int_equal(b.nmi_blocked, 1);
     assert_int_equal(b.nmi_pending, 1);
     assert_int_equal(b.run_state, X86_HALTED);
+}
+
+/* What an XSAVE image says is not there is as after reset, whatever stands in its place. */
+static void vectors_that_are_not_there(void **state)
+{
+    struct rig *rig = *state;
+    struct x86_state s;
+    memset(fake.fp, 0x77, 832);
+    memset(fake.fp + 512, 0, 64);
+    put_le64(fake.fp + 512, 4);
+    assert_int_equal(hvf_get_state(rig->vcpu, &s), 0);
+    assert_int_equal(get_le16(s.xsave), 0x37f);
+    assert_int_equal(get_le64(s.xsave + 32), 0);
+    assert_int_equal(get_le64(s.xsave + 160), 0);
+    assert_int_equal(s.xsave[576], 0x77);
+    put_le64(fake.fp + 512, 3);
+    assert_int_equal(hvf_get_state(rig->vcpu, &s), 0);
+    assert_int_equal(get_le16(s.xsave), 0x7777);
+    assert_int_equal(s.xsave[160], 0x77);
+    assert_int_equal(s.xsave[576], 0);
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -494,6 +515,7 @@ int main(void)
         TEST(state_has_what_was_on_its_way),
         TEST(init_and_startup),
         TEST(state_comes_back),
+        TEST(vectors_that_are_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

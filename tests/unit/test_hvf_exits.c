@@ -219,10 +219,19 @@ static void the_rest_is_interpreted(void **state)
     CODE(rig, "\x89\x83\xfe\x0f\x00\x00"); /* mov [rbx+0xffe], eax */
     unsigned writes = device.writes;
     ept(rig, DEVICE + 0xffe, true);
+    fake.reg[HV_X86_RIP] = CODE_AT;
     ept(rig, DEVICE + 0x1000, true);
+    assert_int_equal(fake.reg[HV_X86_RIP], CODE_AT + 6);
     assert_true(device.writes > writes + 1);
     assert_int_equal(hv->slow_steps, 4);
     assert_int_equal(hv->quick_mmio, 0);
+
+    /* A single step over it is owed to the guest. */
+    CODE(rig, "\x83\x4b\x10\x01");
+    fake.reg[HV_X86_RFLAGS] |= RFL_TF;
+    ept(rig, DEVICE + 0x10, true);
+    assert_int_equal(fake.vmcs[VMCS_GUEST_DEBUG_EXC], 1u << 14);
+    fake.reg[HV_X86_RFLAGS] &= ~(uint64_t)RFL_TF;
 
     /* Bytes that say otherwise than the exit does: a hostile guest's, who rewrites them. */
     CODE(rig, "\x8b\x43\x04"); /* mov eax, [rbx+4]; the exit is of a write */
@@ -497,10 +506,12 @@ static void the_tsc(void **state)
     uint64_t val;
     fake.tsc = 1000;
     long_mode(rig);
+    uint64_t first = hvf_tsc_now(rig->vcpu);
     assert_true(hvf_wrmsr(hv, HV_MSR_IA32_TSC, 5000));
     assert_int_equal(fake.vmcs[VMCS_CTRL_TSC_OFFSET] + fake.tsc, 5000);
     assert_int_equal(hvf_tsc_now(rig->vcpu), 5000);
     assert_true(hvf_rdmsr(hv, 0x3b, &val));
+    assert_int_equal(val, 5000 - first);
     assert_true(hvf_wrmsr(hv, 0x3b, val + 100));
     assert_int_equal(hvf_tsc_now(rig->vcpu), 5100);
     uint64_t now = os_clock_ns();
@@ -536,6 +547,20 @@ static void instructions_it_does_not_have(void **state)
     exits(rig, VMX_REASON_RDPMC, 0, 2, NULL);
     assert_false(rig->hv->event.info & IRQ_INFO_ERROR_VALID);
     raised(rig, EXC_GP);
+}
+
+static void task_gates(void **state)
+{
+    struct rig *rig = *state;
+    enum vcpu_exit out;
+    long_mode(rig);
+    fake.vmcs[VMCS_RO_IDT_VECTOR_INFO] = 0;
+    assert_true(exits(rig, VMX_REASON_TASK, UINT64_C(3) << 30 | 0x18, 0, &out)); /* a gate, and nothing led to it */
+    assert_int_equal(out, VCPU_EXIT_ERROR);
+    CODE(rig, "\x90");
+    assert_false(
+        exits(rig, VMX_REASON_TASK, UINT64_C(2) << 30 | 0x18, 0, &out)); /* a JMP: what is at RIP is executed */
+    assert_int_equal(fake.reg[HV_X86_RIP], CODE_AT + 1);
 }
 
 static void cpuid(void **state)
@@ -615,6 +640,7 @@ int main(void)
         TEST(msrs),
         TEST(the_tsc),
         TEST(instructions_it_does_not_have),
+        TEST(task_gates),
         TEST(cpuid),
         TEST(xsetbv),
         cmocka_unit_test(what_is_offered_follows_the_controls),
