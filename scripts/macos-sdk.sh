@@ -141,7 +141,7 @@ cross_file() {
     cat >"$out/$1.ini" <<EOF
 # Made by scripts/macos-sdk.sh.
 [binaries]
-c = ['$out/zig/zig', 'clang', '--target=$1-apple-macos$2', '-isysroot', '$sdk', '-resource-dir', '$sdk/resource', '-Qunused-arguments', '-fuse-ld=lld', '-B$out/bin']
+c = ['$out/bin/clang', '--target=$1-apple-macos$2', '-isysroot', '$sdk', '-resource-dir', '$sdk/resource', '-Qunused-arguments', '-fuse-ld=lld', '-B$out/bin']
 ar = 'llvm-ar'
 strip = 'llvm-strip'
 pkgconfig = 'pkg-config'
@@ -162,9 +162,11 @@ endian = 'little'
 EOF
 }
 
-# clang wants it under this name.
+# clang wants it under this name; and tools that read compile_commands.json want a compiler of one word.
 mkdir -p "$out/bin"
 ln -sf "$linker" "$out/bin/ld64.lld"
+printf '#!/bin/sh\nexec "%s" clang "$@"\n' "$out/zig/zig" >"$out/bin/clang"
+chmod +x "$out/bin/clang"
 
 if [ "$(cat "$out/stamp" 2>/dev/null)" != "$stamp" ]; then
     make_sdk x86_64 x86_64 /usr/local

@@ -89,7 +89,7 @@ static void host_stop(void *arg)
       dispatch_semaphore_signal(done);
     });
     if (r == VMNET_SUCCESS)
-        dispatch_semaphore_wait(done, DISPATCH_TIME_FOREVER);
+        dispatch_semaphore_wait(done, DISPATCH_TIME_FOREVER); /* NOLINT(*GCDAntipattern): the caller must not go on */
     /* The queue is serial, so an event that was under way is through after this. */
     dispatch_sync(i->queue, ^{});
     dispatch_release(done);
@@ -121,7 +121,7 @@ static int host_start(const struct vmnet_setup *s, struct vmnet_params *params, 
         });
         /* Without a handle nothing was begun: that is how a process without the right to it is told. */
         if (i->ref)
-            dispatch_semaphore_wait(started, DISPATCH_TIME_FOREVER);
+            dispatch_semaphore_wait(started, DISPATCH_TIME_FOREVER); /* NOLINT(*GCDAntipattern): nothing runs yet */
         err = i->ref ? to_errno(status) : VMNET_NO_RIGHT;
     } else if (!err) {
         err = -ENOMEM;
