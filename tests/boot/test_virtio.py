@@ -229,3 +229,28 @@ def blk(t):
                 expect(done.returncode == 1 and path in said and said.count("\n") == 1, said)
             g.quiet()
             g.poweroff()
+
+
+@test("virtio: a disk in another format")
+def foreign(t):
+    with t.case("qcow2, by a server of its own: a file system, written and read by several at once"), \
+            tempfile.TemporaryDirectory(prefix="xhyve-test-") as folder:
+        path = os.path.join(folder, "disk.qcow2")
+        if not shutil.which("qemu-img") or not (shutil.which("qemu-storage-daemon") or shutil.which("qemu-nbd")):
+            raise Skip("qemu-img or qemu-storage-daemon is missing: scripts/setup.sh check installs them")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "512M"], check=True)
+        # No network card: with one the sandbox forgives what it does not without.
+        with Guest("qcow2", ["-c", "2", "-m", "512M", "-s", f"3,virtio-blk,{path}"] + boot("cloud", modules=DISK)) as g:
+            g.ready()
+            g.run("mke2fs -q /dev/vda >/dev/null 2>&1; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt", 60)
+            g.run("dd if=/dev/urandom of=/tmp/a bs=1M count=24 2>&1")
+            wanted = g.run("md5sum </tmp/a").split()[0]
+            g.run("for i in 0 1 2 3; do cp /tmp/a /mnt/$i & done; wait; sync; echo 3 >/proc/sys/vm/drop_caches", 60)
+            g.run("for i in 0 1 2 3; do md5sum </mnt/$i >/tmp/$i & done; wait", 60)
+            expect_equal(set(g.run("cut -d' ' -f1 /tmp/[0-3]").split("\n")), {wanted}, "checksums")
+            g.run("rm /mnt/[0-3]; umount /mnt; sync")
+            g.quiet()
+            g.poweroff()
+        done = subprocess.run(["qemu-img", "check", "-q", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, check=False)
+        expect(done.returncode == 0, f"qemu-img check: {done.stdout.decode()}")
