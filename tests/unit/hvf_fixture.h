@@ -45,7 +45,8 @@ static struct {
         uint64_t gpa, len, flags;
     } protect[16];
     unsigned protects;
-    uint64_t tsc;
+    uint64_t tsc, synced;
+    uint32_t denied; /* a VMCS field that may not be written */
 } fake;
 
 /* ---- the framework ---- */
@@ -118,7 +119,7 @@ hv_return_t hv_vmx_vcpu_read_vmcs(hv_vcpuid_t id, uint32_t f, uint64_t *v)
 hv_return_t hv_vmx_vcpu_write_vmcs(hv_vcpuid_t id, uint32_t f, uint64_t v)
 {
     (void)id;
-    if (f >= VMCS_MAX)
+    if (f >= VMCS_MAX || (fake.denied && f == fake.denied))
         return HV_BAD_ARGUMENT;
     fake.vmcs[f] = v;
     if (f == VMCS_GUEST_CR0)
@@ -184,6 +185,11 @@ hv_return_t hv_vcpu_write_msr(hv_vcpuid_t id, uint32_t msr, uint64_t v)
     if (p)
         *p = v;
     return p ? HV_SUCCESS : HV_BAD_ARGUMENT;
+}
+hv_return_t hv_vm_sync_tsc(uint64_t tsc)
+{
+    fake.synced = tsc;
+    return HV_SUCCESS;
 }
 hv_return_t hv_vcpu_invalidate_tlb(hv_vcpuid_t id)
 {

@@ -530,6 +530,24 @@ static void the_tsc(void **state)
     assert_int_equal(fake.vmcs[VMCS_CTRL_TSC_OFFSET] + fake.tsc, hvf_tsc_now(rig->vcpu));
 }
 
+/* Fields that the framework may keep to itself; without the TSC's offset all vCPUs are told the value. */
+static void fields_that_are_not_ours(void **state)
+{
+    static const uint32_t fields[] = {VMCS_GUEST_LINK_POINTER, VMCS_GUEST_IA32_DEBUGCTL, VMCS_GUEST_ACTIVITY_STATE,
+                                      VMCS_CTRL_XSS_EXITING_BITMAP, VMCS_CTRL_TSC_OFFSET};
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_LEN(fields); i++) {
+        fake_reset();
+        fake.denied = fields[i];
+        struct rig *rig = rig_new();
+        long_mode(rig);
+        assert_true(hvf_wrmsr(rig->hv, HV_MSR_IA32_TSC, 5000));
+        assert_int_equal(rig->hv->error, HV_SUCCESS);
+        assert_int_equal(fake.synced, fields[i] == VMCS_CTRL_TSC_OFFSET ? 5000 : 0);
+        rig_free(rig);
+    }
+}
+
 static void instructions_it_does_not_have(void **state)
 {
     struct rig *rig = *state;
@@ -539,11 +557,10 @@ static void instructions_it_does_not_have(void **state)
         raised(rig, EXC_UD);
     }
     fake.vmcs[VMCS_GUEST_CR0] |= CR0_PE;
-    fake.reg[HV_X86_CR0] |= CR0_PE;
     exits(rig, VMX_REASON_RDPMC, 0, 2, NULL);
     assert_true(rig->hv->event.info & IRQ_INFO_ERROR_VALID);
     raised(rig, EXC_GP);
-    fake.reg[HV_X86_CR0] &= ~(uint64_t)CR0_PE; /* an error code in real mode would not be let in */
+    fake.vmcs[VMCS_GUEST_CR0] &= ~(uint64_t)CR0_PE; /* an error code in real mode would not be let in */
     exits(rig, VMX_REASON_RDPMC, 0, 2, NULL);
     assert_false(rig->hv->event.info & IRQ_INFO_ERROR_VALID);
     raised(rig, EXC_GP);
@@ -639,6 +656,7 @@ int main(void)
         TEST(debug_registers),
         TEST(msrs),
         TEST(the_tsc),
+        cmocka_unit_test(fields_that_are_not_ours),
         TEST(instructions_it_does_not_have),
         TEST(task_gates),
         TEST(cpuid),

@@ -109,9 +109,9 @@ void hvf_controls_write(struct hvf_vcpu *hv)
      */
     hvf_set_vmcs(hv, VMCS_CTRL_EXC_BITMAP, 1u << EXC_AC | 1u << EXC_DB | 1u << EXC_MC);
     hvf_set_vmcs(hv, VMCS_CTRL_VMENTRY_IRQ_INFO, 0);
-    hvf_set_vmcs(hv, VMCS_GUEST_ACTIVITY_STATE, 0);
+    hvf_try_vmcs(hv, VMCS_GUEST_ACTIVITY_STATE, 0);
     if (c->proc2 & CPU_BASED2_XSAVES_XRSTORS)
-        hvf_set_vmcs(hv, VMCS_CTRL_XSS_EXITING_BITMAP, UINT64_MAX); /* XSS is 0: no component has one to save */
+        hvf_try_vmcs(hv, VMCS_CTRL_XSS_EXITING_BITMAP, UINT64_MAX); /* XSS is 0: no component has one to save */
 }
 
 void hvf_set_proc(struct hvf_vcpu *hv, uint32_t bits, bool on)

@@ -21,7 +21,7 @@ void hvf_raise_error(struct hvf_vcpu *hv, unsigned vector, uint32_t error)
                                    .error = error};
     hv->event_written = false;
     /* Outside protected mode no exception has an error code, and an entry with one fails (27.2.1.3). */
-    if (!(hvf_reg(hv, HV_X86_CR0) & CR0_PE)) {
+    if (!(hvf_vmcs(hv, VMCS_GUEST_CR0) & CR0_PE)) {
         hv->event.info &= ~(uint32_t)IRQ_INFO_ERROR_VALID;
         hv->event.error = 0;
     }

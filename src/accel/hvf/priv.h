@@ -140,6 +140,8 @@ uint64_t hvf_reg(struct hvf_vcpu *, hv_x86_reg_t);
 void hvf_set_reg(struct hvf_vcpu *, hv_x86_reg_t, uint64_t);
 uint64_t hvf_vmcs(struct hvf_vcpu *, uint32_t field);
 void hvf_set_vmcs(struct hvf_vcpu *, uint32_t field, uint64_t);
+/* A field that Apple does not say is ours to write: as it stands after hv_vcpu_create() will do, too. */
+void hvf_try_vmcs(struct hvf_vcpu *, uint32_t field, uint64_t);
 void hvf_failed(struct hvf_vcpu *, hv_return_t, const char *call, uint32_t field);
 uint64_t hvf_gpr(struct hvf_vcpu *, unsigned n); /* n as in encodings: RAX RCX RDX RBX RSP ... */
 void hvf_set_gpr(struct hvf_vcpu *, unsigned n, uint64_t);

@@ -51,6 +51,11 @@ void hvf_set_vmcs(struct hvf_vcpu *hv, uint32_t field, uint64_t val)
         hvf_failed(hv, r, "hv_vmx_vcpu_write_vmcs", field);
 }
 
+void hvf_try_vmcs(struct hvf_vcpu *hv, uint32_t field, uint64_t val)
+{
+    (void)hv_vmx_vcpu_write_vmcs(hv->id, field, val);
+}
+
 uint64_t hvf_gpr(struct hvf_vcpu *hv, unsigned n) { return hvf_reg(hv, gpr[n & 15]); }
 
 void hvf_set_gpr(struct hvf_vcpu *hv, unsigned n, uint64_t val) { hvf_set_reg(hv, gpr[n & 15], val); }

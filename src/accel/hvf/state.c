@@ -261,8 +261,8 @@ int hvf_set_state(struct vcpu *vcpu, const struct x86_state *s)
     hvf_set_native_msrs(hv, s);
     hvf_state_write(hv, NULL, s);
     hvf_tsc_set(hv, s->tsc, s->tsc_at_ns);
-    hvf_set_vmcs(hv, VMCS_GUEST_LINK_POINTER, UINT64_MAX);
-    hvf_set_vmcs(hv, VMCS_GUEST_IA32_DEBUGCTL, 0);
+    hvf_try_vmcs(hv, VMCS_GUEST_LINK_POINTER, UINT64_MAX);
+    hvf_try_vmcs(hv, VMCS_GUEST_IA32_DEBUGCTL, 0);
     if (vcpu->intc) /* TPR is our local APIC's */
         vcpu->intc->set_tpr(vcpu->intc_dev, (uint8_t)(s->cr8 << 4));
     hvf_apic_page_follow(hv); /* a machine that starts anew has moved it back */

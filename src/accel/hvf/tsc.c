@@ -47,13 +47,15 @@ static void write_offset(struct hvf_vcpu *hv)
     struct hvf_vm *hvf = hv->hvf;
     hv->tsc_shift = atomic_load(&hvf->tsc.shift);
     uint64_t offset = hv->tsc_offset + hv->tsc_shift;
-    if (!hvf->api.set_tsc_relative) {
-        hvf_set_vmcs(hv, VMCS_CTRL_TSC_OFFSET, offset);
-        return;
-    }
-    hv_return_t r = hvf->api.set_tsc_relative(hv->id, (int64_t)offset);
+    hv_return_t r;
+    if (hvf->api.set_tsc_relative)
+        r = hvf->api.set_tsc_relative(hv->id, (int64_t)offset);
+    else
+        r = hv_vmx_vcpu_write_vmcs(hv->id, VMCS_CTRL_TSC_OFFSET, offset);
+    if (r != HV_SUCCESS) /* for all vCPUs at once, and as exactly as two calls are apart */
+        r = hv_vm_sync_tsc(host_tsc(hvf) + offset);
     if (r != HV_SUCCESS)
-        hvf_failed(hv, r, "hv_vcpu_set_tsc_relative", 0);
+        hvf_failed(hv, r, "hv_vm_sync_tsc", 0);
 }
 
 static uint64_t now(const struct hvf_vcpu *hv) { return host_tsc(hv->hvf) + hv->tsc_offset + hv->tsc_shift; }
