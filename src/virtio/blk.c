@@ -542,6 +542,8 @@ static uint64_t features(const struct disk_info *info, const struct blk_options 
         f |= VIRTIO_BIT(F_MQ);
     if (o->packed)
         f |= VIRTIO_BIT(VIRTIO_F_RING_PACKED);
+    if (o->inorder)
+        f |= VIRTIO_BIT(VIRTIO_F_IN_ORDER);
     return f;
 }
 
@@ -659,6 +661,10 @@ static int own_option(void *arg, const char *text, char *why, size_t n)
     }
     if (strcmp(text, "packed") == 0) {
         o->packed = true;
+        return 1;
+    }
+    if (strcmp(text, "inorder") == 0) {
+        o->inorder = true;
         return 1;
     }
     return 0;

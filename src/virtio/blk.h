@@ -11,7 +11,8 @@
 struct blk_options {
     struct disk_options disk;
     unsigned queues; /* 1 to BLK_MAX_QUEUES */
-    bool packed;     /* offers packed rings too */
+    bool packed;     /* offers packed rings too, */
+    bool inorder;    /* and to hand buffers back in the order in which they came */
 };
 
 /*
@@ -20,7 +21,7 @@ struct blk_options {
  * default before. 0; -EINVAL with one line in why[n].
  */
 int blk_parse(const char *text, struct blk_options *, char *why, size_t n);
-#define BLK_OPTIONS_HELP DISK_OPTIONS_HELP ",queues=N,packed"
+#define BLK_OPTIONS_HELP DISK_OPTIONS_HELP ",queues=N,packed,inorder"
 
 /* Opens `image` and makes a device of it, for virtio_pci_new(). 0; -errno with one line in why[n]. Main thread. */
 int blk_new(struct virtio_dev **out, struct guest_mem *, const char *image, const struct blk_options *, char *why,

@@ -85,7 +85,7 @@ static const struct disk_ops disk_ops = {
 static void make(void)
 {
     static const struct mem_options plain;
-    const struct blk_options o = {.queues = QUEUES, .packed = true};
+    const struct blk_options o = {.queues = QUEUES, .packed = true, .inorder = true};
     must(mem_init(&g.mem, MEM_SIZE, &plain) == 0 && loop_new(&g.loop) == 0);
     m = calloc(1, sizeof(*m));
     must(m && disk_init(&m->disk, &disk_ops, "fuzz", g.loop) == 0);

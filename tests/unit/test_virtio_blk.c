@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+#include "fake_disk.h"
 #include "virtio/blk.h"
 #include "virtio_driver.h"
 
@@ -649,14 +650,52 @@ static void test_write_through(void **state)
     prefix = "";
 }
 
+/* A driver that was promised order has it, though the disk has not; one that was not has the second request first. */
+static void test_in_order(void **state)
+{
+    const struct drv_buf data[] = {{DATA, 512, true}, {DATA + 4096, 512, true}};
+    for (unsigned inorder = 0; inorder < 2; inorder++) {
+        struct blk_options o = {.queues = 2, .inorder = true};
+        struct loop *l;
+        uint32_t len;
+        assert_int_equal(loop_new(&l), 0);
+        struct fake_disk *f = fake_disk_new(l, MiB(1));
+        assert_non_null(f);
+        f->hold = true;
+        assert_int_equal(blk_new_on(&dev, &mem, l, &f->disk, &o), 0);
+        assert_true(dev->offered >> VIRTIO_F_IN_ORDER & 1);
+        start(inorder ? VIRTIO_BIT(VIRTIO_F_IN_ORDER) : 0);
+        int first = offer(0, 0, IN, 0, &data[0], 1), second = offer(0, 1, IN, 8, &data[1], 1);
+        virtio_kick(dev, 0);
+        turn();
+        struct disk_req *a = disk_list_take(&f->held), *b = disk_list_take(&f->held);
+        assert_true(a && b);
+        fake_serve(f, b);
+        disk_submit(&f->disk);
+        assert_int_equal(outcome(1), OK);
+        assert_int_equal(drv_get(&d[0], &len), inorder ? -1 : second);
+        fake_serve(f, a);
+        disk_submit(&f->disk);
+        assert_int_equal(drv_get(&d[0], &len), first);
+        if (inorder)
+            assert_int_equal(drv_get(&d[0], &len), second);
+        assert_int_equal(drv_get(&d[0], &len), -1);
+        dev->ops->free(dev);
+        dev = NULL;
+        loop_free(l);
+    }
+}
+
 static void test_options(void **state)
 {
     struct blk_options o = {.queues = 3};
     char why[300];
     assert_int_equal(blk_parse(NULL, &o, why, sizeof(why)), 0);
     assert_int_equal(o.queues, 3);
-    assert_int_equal(blk_parse("ro,direct,serial=12345678901234567890,queues=16,nodelete", &o, why, sizeof(why)), 0);
+    assert_int_equal(
+        blk_parse("ro,direct,serial=12345678901234567890,queues=16,nodelete,inorder", &o, why, sizeof(why)), 0);
     assert_true(o.disk.ro && o.disk.direct && o.disk.nodelete && !o.disk.sync);
+    assert_true(o.inorder && !o.packed);
     assert_int_equal(o.queues, 16);
     assert_string_equal(o.disk.serial, "12345678901234567890");
     static const char *const bad[] = {
@@ -689,6 +728,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_config, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cache_mode, setup, teardown),
         cmocka_unit_test_setup_teardown(test_write_through, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_options, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
