@@ -16,6 +16,7 @@
  *     lost=on                  hv_vcpu_interrupt() of a vCPU that is not in hv_vcpu_run*() does nothing
  *     spurious=N               each Nth hv_vcpu_run*() comes back at once, as for an interrupt of the host's
  *     late=N                   an interrupt window opens the Nth time that it could
+ *     faults=on                the first touch of a page that is mapped is an exit by an EPT violation
  *     vcpus=N                  how many vCPUs there may be (default 64)
  *     jit=off                  everything is interpreted
  *     busy=on, denied=on, novmx=on   hv_vm_create() fails: another hypervisor, no entitlement, no VT-x
@@ -41,7 +42,7 @@ enum hvsim_macos { MACOS_10_15, MACOS_11, MACOS_12 };
 struct hvsim_options {
     const struct hvsim_model *model;
     enum hvsim_macos macos;
-    bool lost, nojit, busy, denied, novmx, log;
+    bool lost, faults, nojit, busy, denied, novmx, log;
     unsigned spurious, late, vcpus;
 };
 
@@ -128,7 +129,8 @@ void hvsim_setenv(
     const char *text); /* for tests: instead of HVSIM, before hv_vm_create(); NULL: the environment again */
 /* The vCPU of that id if it is this thread's; NULL and *err otherwise. */
 struct hvsim_vcpu *hvsim_mine(hv_vcpuid_t id, hv_return_t *err);
-uint8_t hvsim_perm(uint64_t gpa); /* HV_MEMORY_*, 0: nothing there */
+uint8_t hvsim_perm(uint64_t gpa);     /* HV_MEMORY_*, 0: nothing there */
+bool hvsim_first_touch(uint64_t gpa); /* faults=on, and nobody has touched that page, which is mapped */
 /* The host's own processes have changed guest memory: what was decoded of it is void. Any thread. */
 void hvsim_written(uint64_t gpa, uint64_t len);
 /* Waits out those who change the map; true if running was entered. */

@@ -30,8 +30,11 @@ bool hvsim_memory(struct cpu *cpu, uint64_t lin, uint64_t gpa, unsigned access)
         apic_access(v, lin, gpa, access);
     unsigned need = access & MMU_FETCH ? HV_MEMORY_EXEC : access & MMU_WRITE ? HV_MEMORY_WRITE : HV_MEMORY_READ;
     unsigned perm = hvsim_perm(gpa);
-    if ((perm & need) == need)
-        return perm & HV_MEMORY_WRITE;
+    if ((perm & need) == need) {
+        if (!hvsim_first_touch(gpa))
+            return perm & HV_MEMORY_WRITE;
+        perm = 0; /* the EPT has no entry yet */
+    }
     hvsim_record(v, VMX_REASON_EPT_VIOLATION, need | perm << 3 | LINEAR_VALID | (access & MMU_WALK ? 0 : TRANSLATED),
                  0);
     if (!(access & MMU_FETCH) && hvsim_iret_unblocked(v))

@@ -197,6 +197,23 @@ static void test_late(void **state)
     assert_int_equal(reg(HV_X86_RIP), CODE_AT + 4);
 }
 
+static void test_first_touch(void **state)
+{
+    (void)state;
+    free_vm(NULL);
+    hvsim_setenv("faults=on");
+    make_vm(NULL);
+    mode32(0, 0);
+    CODE("\x8b\x03\xf4");
+    set_reg(HV_X86_RBX, 0x5000);
+    runs_to(VMX_REASON_EPT_VIOLATION);
+    assert_int_equal(vmcs(VMCS_RO_EXIT_QUALIFIC), 0x184);
+    runs_to(VMX_REASON_EPT_VIOLATION);
+    assert_int_equal(vmcs(VMCS_RO_EXIT_QUALIFIC), 0x181);
+    assert_int_equal(vmcs(VMCS_GUEST_PHYSICAL_ADDRESS), 0x5000);
+    runs_to(VMX_REASON_HLT);
+}
+
 /* Vector state: components whose bit is clear are initialised. */
 static void test_fpstate(void **state)
 {
@@ -269,9 +286,9 @@ static void test_protect_running(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_threads),         TEST(test_arguments), TEST(test_life), TEST(test_capabilities), TEST(test_westmere),
-        TEST(test_interrupt),       TEST(test_spurious),  TEST(test_late), TEST(test_fpstate),      TEST(test_map),
-        TEST(test_protect_running),
+        TEST(test_threads),     TEST(test_arguments), TEST(test_life),     TEST(test_capabilities),
+        TEST(test_westmere),    TEST(test_interrupt), TEST(test_spurious), TEST(test_late),
+        TEST(test_first_touch), TEST(test_fpstate),   TEST(test_map),      TEST(test_protect_running),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,8 +36,8 @@ static void set_option(struct hvsim_options *o, char *text)
     const struct {
         const char *name;
         bool *flag;
-    } flags[] = {
-        {"lost", &o->lost}, {"busy", &o->busy}, {"denied", &o->denied}, {"novmx", &o->novmx}, {"log", &o->log}};
+    } flags[] = {{"lost", &o->lost},     {"faults", &o->faults}, {"busy", &o->busy},
+                 {"denied", &o->denied}, {"novmx", &o->novmx},   {"log", &o->log}};
     for (size_t i = 0; i < ARRAY_LEN(flags); i++)
         if (strcmp(text, flags[i].name) == 0) {
             *flags[i].flag = strcmp(value, "on") == 0;
@@ -237,6 +237,7 @@ static void start_world(bool code)
 /* ---- memory ---- */
 
 #define PAGE 4095
+#define TOUCHED 0x80 /* in hvsim.perm */
 
 static bool bad_range(hv_gpaddr_t gpa, size_t size)
 {
@@ -378,7 +379,15 @@ hv_return_t hv_vm_protect(hv_gpaddr_t gpa, size_t size, hv_memory_flags_t flags)
 uint8_t hvsim_perm(uint64_t gpa)
 {
     const struct mem_region *m = mem_find(&hvsim.vm.mem, gpa);
-    return m ? hvsim.perm[m - hvsim.vm.mem.region][(gpa - m->gpa) >> 12] : 0;
+    return m ? hvsim.perm[m - hvsim.vm.mem.region][(gpa - m->gpa) >> 12] & 7 : 0;
+}
+
+bool hvsim_first_touch(uint64_t gpa)
+{
+    const struct mem_region *m = mem_find(&hvsim.vm.mem, gpa);
+    return hvsim.options.faults && m &&
+           !(__atomic_fetch_or(&hvsim.perm[m - hvsim.vm.mem.region][(gpa - m->gpa) >> 12], TOUCHED, __ATOMIC_RELAXED) &
+             TOUCHED);
 }
 
 void hvsim_written(uint64_t gpa, uint64_t len)
