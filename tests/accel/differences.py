@@ -83,6 +83,7 @@ HVF = [
     ("isa", "priv64", ".*", "checks made", SOMETIMES, "the simulated processors have no UMIP"),
     ("isa", "paging64|priv64|xsave64", "westmere.*", ".*", SOMETIMES, "the payload takes SMEP, SMAP and XSAVE for granted"),
     ("payload", "remap64", "westmere.*", "SM[EA]P", ALWAYS, "it has neither"),
+    *[(kind, names, ".*", *rest) for kind, names, _, *rest in KVM if rest[1] == TIMING],
 ]
 
 
