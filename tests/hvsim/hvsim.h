@@ -66,7 +66,6 @@ struct hvsim_vcpu {
     struct vcpu core; /* what the CPU takes for its vCPU; its intc is ours (window.c) */
     struct cpu *cpu;
     pthread_t owner;
-    bool used;
     uint64_t vmcs[VMCS_MAX / 2]; /* what is not in the CPU: controls, exit information */
     uint64_t cr4_vmxe;
     uint8_t activity;
@@ -133,7 +132,7 @@ uint8_t hvsim_perm(uint64_t gpa);     /* HV_MEMORY_*, 0: nothing there */
 bool hvsim_first_touch(uint64_t gpa); /* faults=on, and nobody has touched that page, which is mapped */
 /* The host's own processes have changed guest memory: what was decoded of it is void. Any thread. */
 void hvsim_written(uint64_t gpa, uint64_t len);
-/* Waits out those who change the map; true if running was entered. */
+/* Around guest code: those who change the map wait until nobody is in between, and are waited for. */
 void hvsim_enter_world(struct hvsim_vcpu *);
 void hvsim_leave_world(struct hvsim_vcpu *);
 
