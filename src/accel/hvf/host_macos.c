@@ -24,7 +24,10 @@ uint64_t hvf_host_tsc(void) { return __rdtsc(); }
 
 uint64_t hvf_host_tsc_hz(void) { return number("machdep.tsc.frequency"); }
 
-/* Mach's clock stands still while the Mac sleeps, os_clock_ns() need not: only the way from now is the same for both. */
+/*
+ * Mach's clock stands still while the Mac sleeps, os_clock_ns() need not: only
+ * the way from now is the same for both.
+ */
 uint64_t hvf_host_deadline(uint64_t ns)
 {
     mach_timebase_info_data_t base;

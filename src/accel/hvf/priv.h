@@ -147,7 +147,10 @@ uint64_t hvf_gpr(struct hvf_vcpu *, unsigned n); /* n as in encodings: RAX RCX R
 void hvf_set_gpr(struct hvf_vcpu *, unsigned n, uint64_t);
 void hvf_set_gpr_part(struct hvf_vcpu *, unsigned n, unsigned size,
                       uint64_t); /* 1, 2: the rest stays; 4: it is cleared */
-/* Ends the instruction that has exited: RIP beyond it, its shadows over, a single-step trap pending if TF asks for it. */
+/*
+ * Ends the instruction that has exited: RIP beyond it, its shadows over, a
+ * single-step trap pending if TF asks for it.
+ */
 void hvf_skip(struct hvf_vcpu *, unsigned len);
 void hvf_skip_exit(struct hvf_vcpu *); /* its length is the exit's */
 
