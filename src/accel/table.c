@@ -31,3 +31,22 @@ const struct accel_ops *accel_find(const char *name)
             return *a;
     return NULL;
 }
+
+const char *accel_absent(const char *name)
+{
+    static const struct {
+        const char *name, *why;
+    } elsewhere[] = {
+#ifndef HAVE_KVM
+        {"kvm", "it is for Linux on x86-64 processors"},
+#endif
+#ifndef HAVE_HVF
+        {"hvf", "it is for Macs with Intel processors: Apple silicon runs guests of its own architecture only"},
+#endif
+        {NULL, NULL},
+    };
+    for (unsigned i = 0; elsewhere[i].name; i++)
+        if (strcmp(elsewhere[i].name, name) == 0)
+            return elsewhere[i].why;
+    return NULL;
+}

@@ -9,4 +9,7 @@ extern const struct accel_ops *const accel_table[]; /* NULL-terminated */
 /* By name, NULL if this build has no such accelerator. */
 const struct accel_ops *accel_find(const char *name);
 
+/* Why this build has no accelerator of that name though xhyve has one elsewhere, for a person; NULL: there is none anywhere. */
+const char *accel_absent(const char *name);
+
 #endif

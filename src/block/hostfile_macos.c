@@ -6,8 +6,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/disk.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -169,8 +171,9 @@ static void look_at_file(int fd, const struct stat *st, bool write, struct host_
     if (st->st_blksize >= 512 && st->st_blksize <= 65536 && !(st->st_blksize & (st->st_blksize - 1)))
         h->discard_align = (unsigned)st->st_blksize;
     h->max_discard = GiB(1);
-    /* Of no length there is nothing to lose: it only tells whether the file system can (APFS can, HFS+ cannot). */
-    h->discard = write && punch(fd, 0, 0) != -EOPNOTSUPP;
+    /* APFS makes holes, HFS+ does not, and others are not worth asking. */
+    struct statfs fs;
+    h->discard = write && fstatfs(fd, &fs) == 0 && strcmp(fs.f_fstypename, "apfs") == 0;
     h->memory_align = h->file_align = 1; /* F_NOCACHE takes any alignment, and is fastest with pages */
 }
 

@@ -20,6 +20,13 @@ static uint64_t host_ram(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : UINT64_MAX;
 }
 
+/* An inaccessible page of the host's, which may be larger than the guest's (Apple silicon: 16 KiB). */
+static size_t guard_size(void)
+{
+    long size = sysconf(_SC_PAGESIZE);
+    return size > (long)MEM_PAGE ? (size_t)size : MEM_PAGE;
+}
+
 /*
  * Maps len bytes so that huge pages of guest and host coincide, with an
  * inaccessible page on either side: what runs off the end dies at once and
@@ -27,13 +34,13 @@ static uint64_t host_ram(void)
  */
 static int map_ram(struct mem_region *r, uint64_t gpa, uint64_t len, const struct mem_options *options)
 {
-    size_t slack = HUGE_PAGE + 2 * MEM_PAGE;
+    size_t guard = guard_size(), slack = HUGE_PAGE + 2 * guard;
     uint8_t *all = mmap(NULL, len + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (all == MAP_FAILED)
         return -errno;
 
-    uint8_t *host = (uint8_t *)align_up((uintptr_t)all + MEM_PAGE, HUGE_PAGE);
-    uint8_t *first = host - MEM_PAGE, *end = host + len + MEM_PAGE;
+    uint8_t *host = (uint8_t *)align_up((uintptr_t)all + guard, HUGE_PAGE);
+    uint8_t *first = host - guard, *end = (uint8_t *)align_up((uintptr_t)host + len, guard) + guard;
     if (first > all)
         munmap(all, (size_t)(first - all));
     if (end < all + len + slack)
@@ -49,7 +56,7 @@ static int map_ram(struct mem_region *r, uint64_t gpa, uint64_t len, const struc
 
 fail:;
     int error = -errno;
-    munmap(first, len + 2 * MEM_PAGE);
+    munmap(first, (size_t)(end - first));
     return error;
 }
 
@@ -89,7 +96,7 @@ void mem_fini(struct guest_mem *mem)
     for (unsigned i = 0; i < mem->nregions; i++) {
         struct mem_region *r = &mem->region[i];
         if (is_ram(mem, r))
-            munmap(r->host - MEM_PAGE, r->len + 2 * MEM_PAGE);
+            munmap(r->host - guard_size(), align_up(r->len, guard_size()) + 2 * guard_size());
     }
     memset(mem, 0, sizeof(*mem));
 }

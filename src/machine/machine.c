@@ -60,7 +60,10 @@ static const struct accel_ops *choose_accel(const struct vm_config *c)
     char reason[256];
     if (strcmp(c->accel, "auto") != 0) {
         const struct accel_ops *accel = accel_find(c->accel);
-        if (!accel)
+        const char *why = accel ? NULL : accel_absent(c->accel);
+        if (why)
+            log_error("-a %s: not in this build: %s; -a soft runs everywhere", c->accel, why);
+        else if (!accel)
             log_error("-a %s: expected auto or an accelerator of this build: xhyve -v lists them", c->accel);
         return accel;
     }

@@ -200,6 +200,9 @@ static void vmnet_stop(struct net_backend *b)
     timer_cancel(&v->retry);
 }
 
+/* What the framework does is its own affair; nothing new is opened. */
+static void vmnet_needs(const struct net_backend *b, struct sandbox_needs *needs) { needs->network = true; }
+
 static void vmnet_close(struct net_backend *b)
 {
     struct vmnet *v = CONTAINER_OF(b, struct vmnet, b);
@@ -212,8 +215,12 @@ static void vmnet_close(struct net_backend *b)
     free(v);
 }
 
-static const struct net_ops vmnet_ops = {
-    .send = vmnet_send, .start = vmnet_start, .stop = vmnet_stop, .rx_kick = vmnet_rx_kick, .close = vmnet_close};
+static const struct net_ops vmnet_ops = {.send = vmnet_send,
+                                         .start = vmnet_start,
+                                         .stop = vmnet_stop,
+                                         .rx_kick = vmnet_rx_kick,
+                                         .needs = vmnet_needs,
+                                         .close = vmnet_close};
 
 /* -- opening -- */
 

@@ -26,6 +26,10 @@ static void end_as(pid_t child)
 static void watch(pid_t parent, pid_t child)
 {
     struct kevent ev[3];
+
+    /* Locks, sockets and the child's pipes are not to be held from here. */
+    for (int fd = getdtablesize() - 1; fd >= 0; fd--)
+        close(fd);
     int kq = kqueue();
 
     signal(SIGTERM, SIG_IGN); /* told of all the same */
