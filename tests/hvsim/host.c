@@ -22,6 +22,13 @@ const struct accel_ops *accel_find(const char *name)
     return NULL;
 }
 
+/* All that there are, it has, or nobody asks for here. */
+const char *accel_absent(const char *name)
+{
+    (void)name;
+    return NULL;
+}
+
 bool hvf_host_supported(void) { return !hvsim_options()->novmx; }
 
 /* The software CPU's TSC is the clock. */
