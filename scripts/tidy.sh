@@ -16,10 +16,10 @@ if [ ! -f "$build/compile_commands.json" ]; then
     echo "tidy: $build is not configured: run make" >&2
     exit 1
 fi
-# read_files BUILD: reads the files named on standard input as BUILD compiles them. clang does not know all of gcc's options
+# read_files BUILD [ARGUMENT]: reads the files named on standard input as BUILD compiles them. clang does not know all of gcc's options
 # in compile_commands.json; that is no finding.
 read_files() {
-    sort | xargs -r -P "$(nproc)" -n 4 clang-tidy --quiet -p "$1" --extra-arg=-Wno-unknown-warning-option 2>&1 |
+    sort | xargs -r -P "$(nproc)" -n 4 clang-tidy --quiet -p "$1" --extra-arg=-Wno-unknown-warning-option "${@:2}" 2>&1 |
         grep -vE '^[0-9]+ warnings? (generated|treated)|^Suppressed|^Use -header-filter|^$'
     return "${PIPESTATUS[1]}"
 }
@@ -33,6 +33,8 @@ status=0
 compiled "$build" | read_files "$build" || status=1
 mac=build/macos/x86_64
 if [ -f "$mac/compile_commands.json" ]; then
-    comm -13 <(compiled "$build") <(compiled "$mac") | read_files "$mac" || status=1
+    comm -13 <(compiled "$build") <(compiled "$mac") |
+        # Not the headers of the other clang's own.
+        read_files "$mac" --extra-arg="-resource-dir=$(clang -print-resource-dir)" || status=1
 fi
 exit "$status"
