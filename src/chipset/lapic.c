@@ -448,7 +448,7 @@ int lapic_write_base(struct lapic *lapic, uint64_t val)
     switch (val & mode) {
     case 0: /* disabled: from everywhere */ legal = true; break;
     case APIC_BASE_EN: /* xAPIC: not from x2APIC */ legal = !(old & APIC_BASE_EXTD); break;
-    case mode: /* x2APIC: not from disabled */ legal = old & APIC_BASE_EN; break;
+    case APIC_BASE_EN | APIC_BASE_EXTD: /* x2APIC: not from disabled */ legal = old & APIC_BASE_EN; break;
     default: /* EXTD without EN is no mode */ legal = false; break;
     }
     if (!legal)

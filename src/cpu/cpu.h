@@ -103,9 +103,8 @@ struct cpu {
         uint32_t error;
         uint8_t first; /* the vector whose delivery faulted */
         bool nested;   /* raised during a delivery */
-        bool
-            injected; /* not raised: pending by somebody's wish, with any kind, who says whether there is an error code */
-        bool injected_error;
+        bool injected; /* not raised but pending by somebody's wish, with any kind; who says too whether there is */
+        bool injected_error;     /* an error code */
         uint8_t injected_length; /* of the instruction that software interrupts and exceptions come from */
         uint32_t debug; /* #DB: the bits of DR6 that tell why. For hooks, as are the next two: DR6 and CR2 as before */
         uint64_t dr6_before, cr2_before;
