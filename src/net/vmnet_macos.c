@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <vmnet/vmnet.h>
 #include <xpc/xpc.h>
 
@@ -123,6 +124,9 @@ static int host_start(const struct vmnet_setup *s, struct vmnet_params *params, 
         if (i->ref)
             dispatch_semaphore_wait(started, DISPATCH_TIME_FOREVER); /* NOLINT(*GCDAntipattern): nothing runs yet */
         err = i->ref ? to_errno(status) : VMNET_NO_RIGHT;
+        /* Or by a failure without a reason, which hardly anything else is the reason of. */
+        if (i->ref && status == VMNET_FAILURE && geteuid() != 0)
+            err = VMNET_NO_RIGHT;
     } else if (!err) {
         err = -ENOMEM;
     }
