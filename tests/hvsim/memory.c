@@ -12,6 +12,13 @@
 
 #define NMI_UNBLOCKED (1u << 12)
 
+/* The instruction will be executed again, and is not to meet its breakpoint twice (28.3.3). */
+static void begins_anew(struct cpu *cpu)
+{
+    if (!cpu->exc.delivering)
+        cpu->eflags |= RFL_RF;
+}
+
 static _Noreturn void apic_access(struct hvsim_vcpu *v, uint64_t lin, uint64_t gpa, unsigned access)
 {
     struct cpu *cpu = v->cpu;
@@ -20,6 +27,7 @@ static _Noreturn void apic_access(struct hvsim_vcpu *v, uint64_t lin, uint64_t g
         type = cpu->exc.delivering ? 10 : 15; /* a guest-physical access */
     hvsim_record(v, VMX_REASON_APIC_ACCESS, (gpa & 0xfff) | (uint64_t)type << 12, cpu->op ? OP_LEN(cpu->op) : 0);
     CTRL(v, VMCS_RO_GUEST_LIN_ADDR) = lin;
+    begins_anew(cpu);
     hvsim_leave(v);
 }
 
@@ -41,5 +49,6 @@ bool hvsim_memory(struct cpu *cpu, uint64_t lin, uint64_t gpa, unsigned access)
         CTRL(v, VMCS_RO_EXIT_QUALIFIC) |= NMI_UNBLOCKED;
     CTRL(v, VMCS_GUEST_PHYSICAL_ADDRESS) = gpa;
     CTRL(v, VMCS_RO_GUEST_LIN_ADDR) = lin;
+    begins_anew(cpu);
     hvsim_leave(v);
 }

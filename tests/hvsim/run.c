@@ -49,6 +49,9 @@ static void inject(struct hvsim_vcpu *v)
     case IRQ_INFO_HARD_EXC: cpu->exc.kind = EXC_KIND_TRAP; break; /* RF is pushed as it is (27.6.1.1) */
     default: cpu->exc.kind = EXC_KIND_SOFT; break;
     }
+    /* Traps that were pending are lost (27.7.3), but for the shadow of MOV SS with what an instruction has raised. */
+    if (!cpu->shadow_db || (type != IRQ_INFO_SOFT_IRQ && type != IRQ_INFO_SOFT_EXC))
+        cpu->db_status = 0;
     cpu->shadow = 0; /* the event is at the boundary, the shadow ends with it */
     cpu->shadow_db = false;
     cpu->run_state = X86_RUNNING;

@@ -82,6 +82,11 @@ static void test_debug(void **state)
     set_vmcs(VMCS_GUEST_DEBUG_EXC, 1 << 14);
     runs_to(VMX_REASON_EXC_NMI);
     assert_int_equal(reg(HV_X86_RIP), CODE_AT + 1);
+    /* An interrupt that goes in drops it. */
+    set_reg(HV_X86_RFLAGS, 0x302);
+    set_vmcs(VMCS_GUEST_DEBUG_EXC, 1 << 14);
+    set_vmcs(VMCS_CTRL_VMENTRY_IRQ_INFO, VALID | IRQ_INFO_EXT_IRQ | 0x40);
+    runs_to(VMX_REASON_HLT);
 }
 
 static uint64_t pushed(unsigned word)

@@ -274,6 +274,7 @@ static void test_memory(void **state)
     assert_int_equal(vmcs(VMCS_GUEST_PHYSICAL_ADDRESS), 0xfee00020);
     assert_int_equal(vmcs(VMCS_RO_GUEST_LIN_ADDR), 0xfee00020);
     assert_int_equal(reg(HV_X86_RIP), CODE_AT);
+    assert_int_equal(reg(HV_X86_RFLAGS) & RFL_RF, RFL_RF);
     CODE("\x89\x03");
     runs_to(VMX_REASON_EPT_VIOLATION);
     assert_int_equal(vmcs(VMCS_RO_EXIT_QUALIFIC), 0x182);
@@ -334,6 +335,7 @@ static void test_apic_page(void **state)
     CODE("\x89\x03");
     runs_to(VMX_REASON_APIC_ACCESS);
     assert_int_equal(vmcs(VMCS_RO_EXIT_QUALIFIC), 0x10b0);
+    assert_int_equal(reg(HV_X86_RFLAGS) & RFL_RF, RFL_RF);
     CODE("\x8b\x03");
     runs_to(VMX_REASON_APIC_ACCESS);
     assert_int_equal(vmcs(VMCS_RO_EXIT_QUALIFIC), 0x00b0);

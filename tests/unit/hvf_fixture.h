@@ -45,7 +45,7 @@ static struct {
         uint64_t gpa, len, flags;
     } protect[16];
     unsigned protects;
-    uint64_t tsc, synced;
+    uint64_t tsc, tsc_step, synced;
     uint32_t denied; /* a VMCS field that may not be written */
 } fake;
 
@@ -225,7 +225,7 @@ hv_return_t hv_vcpu_interrupt(hv_vcpuid_t *ids, unsigned n)
 /* ---- its host ---- */
 
 bool hvf_host_supported(void) { return fake.supported; }
-uint64_t hvf_host_tsc(void) { return fake.tsc; }
+uint64_t hvf_host_tsc(void) { return fake.tsc += fake.tsc_step; }
 uint64_t hvf_host_tsc_hz(void) { return FAKE_TSC_HZ; }
 uint64_t hvf_host_deadline(uint64_t ns) { return ns; }
 void hvf_host_cpuid(uint32_t words[CPUID_WORDS]) { memset(words, 0xff, CPUID_WORDS * sizeof(*words)); }

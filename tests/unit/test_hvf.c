@@ -314,6 +314,29 @@ static void interrupts_go_in_when_they_may(void **state)
     assert_int_equal(fake.vmcs[VMCS_CTRL_VMENTRY_IRQ_INFO], VALID | 0x52);
 }
 
+/* A single step that is owed comes before interrupts and NMIs: an entry with one of these would lose it. */
+static void debug_traps_come_first(void **state)
+{
+    struct rig *rig = *state;
+    struct hvf_vcpu *hv = rig->hv;
+    static const uint64_t owed[] = {1u << 14, 1u << 12 | 1};
+
+    apic.vector = 0x31;
+    hv->nmi_pending = true;
+    fake.reg[HV_X86_RFLAGS] = RFL_FIXED | RFL_IF | RFL_TF;
+    for (unsigned i = 0; i < 2; i++) {
+        fake.vmcs[VMCS_GUEST_DEBUG_EXC] = owed[i];
+        hvf_inject(hv);
+        assert_int_equal(fake.vmcs[VMCS_CTRL_VMENTRY_IRQ_INFO] & VALID, 0);
+        assert_int_equal(apic.acks, 0);
+        assert_true(fake.vmcs[VMCS_CTRL_CPU_BASED] & CPU_BASED_IRQ_WND);
+        assert_true(fake.vmcs[VMCS_CTRL_CPU_BASED] & CPU_BASED_VIRTUAL_NMI_WND);
+    }
+    fake.vmcs[VMCS_GUEST_DEBUG_EXC] = 1; /* a breakpoint that is not enabled: a note for DR6, no trap */
+    hvf_inject(hv);
+    assert_int_equal(fake.vmcs[VMCS_CTRL_VMENTRY_IRQ_INFO], VALID | 2u << 8 | 2);
+}
+
 static void nmis_wait_for_their_window(void **state)
 {
     struct rig *rig = *state;
@@ -510,6 +533,7 @@ int main(void)
         TEST(unknown_reasons_end_the_vm),
         TEST(interrupts_go_in_when_they_may),
         TEST(nmis_wait_for_their_window),
+        TEST(debug_traps_come_first),
         TEST(deliveries_begin_again),
         TEST(exceptions_are_the_guests),
         TEST(state_has_what_was_on_its_way),

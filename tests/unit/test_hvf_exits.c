@@ -99,6 +99,12 @@ static void what_ends_an_instruction(void **state)
     exits(rig, VMX_REASON_WBINVD, 0, 2, NULL);
     assert_int_equal(fake.vmcs[VMCS_GUEST_DEBUG_EXC], 1u << 14);
 
+    /* RF is of the instruction that has ended: the next one's breakpoint counts. */
+    fake.reg[HV_X86_RFLAGS] |= RFL_RF;
+    uint64_t rflags = fake.reg[HV_X86_RFLAGS];
+    exits(rig, VMX_REASON_INVD, 0, 2, NULL);
+    assert_int_equal(fake.reg[HV_X86_RFLAGS], rflags & ~(uint64_t)RFL_RF);
+
     /* The end of the 32-bit space: 64-bit code goes on, other code begins anew. */
     fake.reg[HV_X86_RIP] = 0xffffffff;
     exits(rig, VMX_REASON_INVD, 0, 2, NULL);
@@ -512,7 +518,13 @@ static void the_tsc(void **state)
     assert_int_equal(hvf_tsc_now(rig->vcpu), 5000);
     assert_true(hvf_rdmsr(hv, 0x3b, &val));
     assert_int_equal(val, 5000 - first);
+    fake.tsc_step = 7; /* time passes between two looks at it, and what was written is read back all the same */
     assert_true(hvf_wrmsr(hv, 0x3b, val + 100));
+    fake.tsc_step = 0;
+    uint64_t adjust;
+    assert_true(hvf_rdmsr(hv, 0x3b, &adjust));
+    assert_int_equal(adjust, val + 100);
+    fake.tsc = 1000;
     assert_int_equal(hvf_tsc_now(rig->vcpu), 5100);
     uint64_t now = os_clock_ns();
     uint64_t at = hvf_tsc_to_ns(rig->vcpu, 5100 + FAKE_TSC_HZ);

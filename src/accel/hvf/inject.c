@@ -7,6 +7,8 @@
 
 #define INFO_VALID 0x80000000u
 #define NMI_UNBLOCKED_BY_IRET (1u << 12)
+#define PENDING_DEBUG_BS (UINT64_C(1) << 14)
+#define PENDING_DEBUG_ENABLED (UINT64_C(1) << 12) /* a breakpoint that is enabled was met */
 #define SHADOWS (GUEST_INTRBILITY_STI_BLOCKING | GUEST_INTRBILITY_MOVSS_BLOCKING)
 
 void hvf_raise(struct hvf_vcpu *hv, unsigned vector)
@@ -96,15 +98,25 @@ static void take_interrupt(struct hvf_vcpu *hv)
     hv->event_written = false;
 }
 
+/*
+ * A debug trap of the last instruction is still to come. It comes before NMIs
+ * and interrupts, and an entry that brings one of these drops it (27.7.3).
+ */
+bool hvf_trap_owed(struct hvf_vcpu *hv)
+{
+    return hvf_vmcs(hv, VMCS_GUEST_DEBUG_EXC) & (PENDING_DEBUG_BS | PENDING_DEBUG_ENABLED);
+}
+
 static bool pending(const struct vcpu *vcpu) { return vcpu->intc && vcpu->intc->pending(vcpu->intc_dev) >= 0; }
 
 void hvf_inject(struct hvf_vcpu *hv)
 {
     bool tracked = hv->hvf->controls.pin & PIN_BASED_VIRTUAL_NMI;
-    if (!hv->event.info && hv->nmi_pending)
-        take_nmi(hv);
     bool waits = pending(hv->vcpu);
-    if (waits && !hv->event.info) {
+    bool first = !hv->event.info && (hv->nmi_pending || waits) && !hvf_trap_owed(hv);
+    if (first && hv->nmi_pending)
+        take_nmi(hv);
+    if (first && waits && !hv->event.info) {
         take_interrupt(hv);
         if (hv->event.info)
             waits = pending(hv->vcpu);

@@ -189,7 +189,7 @@ bool hvf_wrmsr(struct hvf_vcpu *hv, uint32_t msr, uint64_t val)
     }
     switch (msr) {
     case HV_MSR_IA32_TSC: hvf_tsc_write(hv, val); return true;
-    case IA32_TSC_ADJUST: hvf_tsc_write(hv, hvf_tsc_now(hv->vcpu) + (val - (uint64_t)hv->cpu->tsc_adjust)); return true;
+    case IA32_TSC_ADJUST: hvf_tsc_write_adjust(hv, val); return true;
     case HV_MSR_IA32_EFER: return hvf_set_efer(hv, val);
     default: break;
     }

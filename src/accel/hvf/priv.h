@@ -175,6 +175,7 @@ const char *hvf_exit_name(unsigned reason); /* basic exit reason */
 /* inject.c */
 void hvf_raise(struct hvf_vcpu *, unsigned vector); /* #UD and the like: no error code */
 void hvf_raise_error(struct hvf_vcpu *, unsigned vector, uint32_t error);
+bool hvf_trap_owed(struct hvf_vcpu *);
 void hvf_inject(struct hvf_vcpu *);        /* before an entry: what goes in, and which windows are asked for */
 void hvf_collect(struct hvf_vcpu *);       /* after an exit: has the event gone in? */
 void hvf_reinject(struct hvf_vcpu *);      /* this exit came amid a delivery that hardware is to begin again */
@@ -219,6 +220,7 @@ uint64_t hvf_tsc_now(struct vcpu *);
 uint64_t hvf_tsc_to_ns(struct vcpu *, uint64_t tsc);
 void hvf_tsc_set(struct hvf_vcpu *, uint64_t tsc, uint64_t at_ns);
 void hvf_tsc_write(struct hvf_vcpu *, uint64_t tsc); /* by the guest, now */
+void hvf_tsc_write_adjust(struct hvf_vcpu *, uint64_t adjust);
 /* Before an entry: has the host's TSC lost time, or its clock jumped? Then the guest's TSC follows the clock. */
 void hvf_tsc_follow(struct hvf_vcpu *, uint64_t now_ns);
 

@@ -80,7 +80,10 @@ void hvf_skip(struct hvf_vcpu *hv, unsigned len)
     hvf_set_reg(hv, HV_X86_RIP, rip);
     if (blocking & SHADOWS)
         hvf_set_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY, blocking & ~SHADOWS);
-    if (hvf_reg(hv, HV_X86_RFLAGS) & RFL_TF)
+    uint64_t rflags = hvf_reg(hv, HV_X86_RFLAGS);
+    if (rflags & RFL_RF) /* memory exits set it (28.3.3), for an instruction that begins anew; this one has ended */
+        hvf_set_reg(hv, HV_X86_RFLAGS, rflags & ~(uint64_t)RFL_RF);
+    if (rflags & RFL_TF)
         hvf_set_vmcs(hv, VMCS_GUEST_DEBUG_EXC, hvf_vmcs(hv, VMCS_GUEST_DEBUG_EXC) | PENDING_DEBUG_BS);
 }
 

@@ -92,13 +92,16 @@ void hvf_tsc_set(struct hvf_vcpu *hv, uint64_t tsc, uint64_t at_ns)
     write_offset(hv);
 }
 
-void hvf_tsc_write(struct hvf_vcpu *hv, uint64_t tsc)
+static void step(struct hvf_vcpu *hv, uint64_t by)
 {
-    uint64_t step = tsc - now(hv);
-    hv->tsc_offset += step;
-    hv->cpu->tsc_adjust += (int64_t)step;
+    hv->tsc_offset += by;
+    hv->cpu->tsc_adjust += (int64_t)by;
     write_offset(hv);
 }
+
+void hvf_tsc_write(struct hvf_vcpu *hv, uint64_t tsc) { step(hv, tsc - now(hv)); }
+
+void hvf_tsc_write_adjust(struct hvf_vcpu *hv, uint64_t adjust) { step(hv, adjust - (uint64_t)hv->cpu->tsc_adjust); }
 
 /* Compares TSC and clock with the last time, and notes what the TSC lacks. */
 static void compare(struct hvf_vm *hvf)

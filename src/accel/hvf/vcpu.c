@@ -140,7 +140,7 @@ static bool asleep(struct hvf_vcpu *hv, enum vcpu_exit *out)
     }
     bool enabled = hvf_reg(hv, HV_X86_RFLAGS) & RFL_IF;
     bool nmi = hv->nmi_pending && !(hvf_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY) & GUEST_INTRBILITY_NMI_BLOCKING);
-    if (nmi || (enabled && interrupt_waits(hv->vcpu)) || hv->event.info) {
+    if (nmi || (enabled && interrupt_waits(hv->vcpu)) || hv->event.info || hvf_trap_owed(hv)) {
         hv->run_state = X86_RUNNING;
         return false;
     }
