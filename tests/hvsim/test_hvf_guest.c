@@ -173,6 +173,33 @@ static void no_stop_is_lost(void **state)
     hvsim_setenv(NULL);
 }
 
+/* Single steps, whose #DB comes in the shadow of STI and behind that of MOV SS: none is lost, no entry is refused. */
+static void steps_through_shadows(void **state)
+{
+    static const char code[] = "\x0f\x01\x1c\x25\x00\x30\x00\x00"     /* lidt [0x3000] */
+                               "\x9c\x81\x0c\x24\x00\x01\x00\x00\x9d" /* TF on */
+                               "\xfb\x90"                             /* sti; nop */
+                               "\x66\x8c\xd0\x8e\xd0\x90"             /* mov ax, ss; mov ss, ax; nop */
+                               "\x0f\xa2\x31\xc0"                     /* cpuid; xor eax, eax */
+                               "\x9c\x81\x24\x24\xff\xfe\xff\xff\x9d" /* TF off */
+                               "\xfa\xf4";                            /* cli; hlt */
+    static const uint8_t handler[] = {0x48, 0xff, 0x04, 0x25, 0x00,
+                                      0x31, 0x00, 0x00, 0x48, 0xcf}; /* inc [0x3100]; iretq */
+    struct rig *rig = rig_new(code, sizeof(code) - 1);
+    uint8_t *ram = rig->vm->mem.region[0].host;
+
+    (void)state;
+    put_le64(ram + 0x4008, UINT64_C(0x00209b0000000000));
+    put_le64(ram + 0x4010, UINT64_C(0x00cf93000000ffff));
+    put_le64(ram + 0x5010, UINT64_C(0x00008e0000088800)); /* vector 1: to 0x8800 */
+    put_le64(ram + 0x3000, UINT64_C(0x50000fff));         /* the IDT's limit and base */
+    memcpy(ram + 0x8800, handler, sizeof(handler));
+    run_until_halted(rig);
+    /* sti, nop, mov, mov ss with its nop, cpuid, xor, pushfq, and, popfq */
+    assert_int_equal(ram[0x3100], 9);
+    rig_free(rig);
+}
+
 /* A VM can be made again in the same process. */
 static void again(void **state)
 {
@@ -190,6 +217,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dirty_pages),
         cmocka_unit_test(no_stop_is_lost),
+        cmocka_unit_test(steps_through_shadows),
         cmocka_unit_test(again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

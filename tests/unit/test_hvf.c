@@ -260,6 +260,24 @@ static void a_refused_entry(void **state)
     assert_int_equal(out, VCPU_EXIT_ERROR);
 }
 
+/* An exit between MOV SS and what follows need not save the single step that is pending; an entry needs it (27.3.1.5). */
+static void a_step_that_was_not_saved(void **state)
+{
+    struct rig *rig = *state;
+    fake.vmcs[VMCS_GUEST_INTERRUPTIBILITY] = GUEST_INTRBILITY_MOVSS_BLOCKING;
+    fake.reg[HV_X86_RFLAGS] |= RFL_TF;
+    assert_false(exits(rig, 0x80000000u | VMX_REASON_VMENTRY_GUEST, 0, 0, NULL));
+    assert_int_equal(fake.vmcs[VMCS_GUEST_DEBUG_EXC], 1u << 14);
+    assert_true(exits(rig, 0x80000000u | VMX_REASON_VMENTRY_GUEST, 0, 0, NULL)); /* it was not that */
+
+    /* And an exception that is injected ends the shadow. */
+    fake.vmcs[VMCS_GUEST_DEBUG_EXC] = 0;
+    fake.vmcs[VMCS_GUEST_INTERRUPTIBILITY] = GUEST_INTRBILITY_STI_BLOCKING | GUEST_INTRBILITY_NMI_BLOCKING;
+    hvf_raise(rig->hv, EXC_DB);
+    hvf_inject(rig->hv);
+    assert_int_equal(fake.vmcs[VMCS_GUEST_INTERRUPTIBILITY], GUEST_INTRBILITY_NMI_BLOCKING);
+}
+
 static void unknown_reasons_end_the_vm(void **state)
 {
     struct rig *rig = *state;
@@ -530,6 +548,7 @@ int main(void)
         TEST(without_a_preemption_timer),
         TEST(a_call_that_fails),
         TEST(a_refused_entry),
+        TEST(a_step_that_was_not_saved),
         TEST(unknown_reasons_end_the_vm),
         TEST(interrupts_go_in_when_they_may),
         TEST(nmis_wait_for_their_window),

@@ -147,6 +147,8 @@ static bool exception(struct hvf_vcpu *hv, enum vcpu_exit *out)
 /* The APIC page is what can be done without: once more with the controls that all Macs have. */
 static bool failed_entry(struct hvf_vcpu *hv, enum vcpu_exit *out)
 {
+    if ((hv->reason & 0xffff) == VMX_REASON_VMENTRY_GUEST && hvf_step_missing(hv))
+        return false;
     if (!hv->apic_page_on || hv->entered_ever)
         return unexpected(hv, out);
     log_warn("vCPU %u: the processor does not enter the guest with APIC-access exits; going on without", hv->vcpu->id);

@@ -107,6 +107,17 @@ bool hvf_trap_owed(struct hvf_vcpu *hv)
     return hvf_vmcs(hv, VMCS_GUEST_DEBUG_EXC) & (PENDING_DEBUG_BS | PENDING_DEBUG_ENABLED);
 }
 
+bool hvf_step_missing(struct hvf_vcpu *hv)
+{
+    if (!(hvf_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY) & SHADOWS) || !(hvf_reg(hv, HV_X86_RFLAGS) & RFL_TF))
+        return false;
+    uint64_t debug = hvf_vmcs(hv, VMCS_GUEST_DEBUG_EXC);
+    if (debug & PENDING_DEBUG_BS)
+        return false;
+    hvf_set_vmcs(hv, VMCS_GUEST_DEBUG_EXC, debug | PENDING_DEBUG_BS);
+    return true;
+}
+
 static bool pending(const struct vcpu *vcpu) { return vcpu->intc && vcpu->intc->pending(vcpu->intc_dev) >= 0; }
 
 void hvf_inject(struct hvf_vcpu *hv)
@@ -122,6 +133,14 @@ void hvf_inject(struct hvf_vcpu *hv)
             waits = pending(hv->vcpu);
     }
     if (hv->event.info && !hv->event_written) {
+        /*
+         * What is delivered ends the shadow of the instruction before. It has
+         * to go here: with TF it would need a pending step (27.3.1.5), which
+         * a #DB after STI has used up.
+         */
+        uint64_t blocking = hvf_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY);
+        if (blocking & SHADOWS)
+            hvf_set_vmcs(hv, VMCS_GUEST_INTERRUPTIBILITY, blocking & ~SHADOWS);
         if (hv->event.info & IRQ_INFO_ERROR_VALID)
             hvf_set_vmcs(hv, VMCS_CTRL_VMENTRY_EXC_ERROR, hv->event.error);
         if (hv->event.len)

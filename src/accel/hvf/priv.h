@@ -176,6 +176,8 @@ const char *hvf_exit_name(unsigned reason); /* basic exit reason */
 void hvf_raise(struct hvf_vcpu *, unsigned vector); /* #UD and the like: no error code */
 void hvf_raise_error(struct hvf_vcpu *, unsigned vector, uint32_t error);
 bool hvf_trap_owed(struct hvf_vcpu *);
+/* Why an entry may fail: an exit in a shadow with TF need not save the step that is pending. True: it is pending now. */
+bool hvf_step_missing(struct hvf_vcpu *);
 void hvf_inject(struct hvf_vcpu *);        /* before an entry: what goes in, and which windows are asked for */
 void hvf_collect(struct hvf_vcpu *);       /* after an exit: has the event gone in? */
 void hvf_reinject(struct hvf_vcpu *);      /* this exit came amid a delivery that hardware is to begin again */
