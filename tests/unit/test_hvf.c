@@ -205,6 +205,21 @@ static void stop_at_once(void)
     vcpu_raise(running->vcpu, VCPU_EV_STOP);
 }
 
+/* HLT with TF: its trap is what ends it. */
+static void a_step_over_hlt(void **state)
+{
+    struct rig *rig = *state;
+    enum vcpu_exit out;
+    running = rig;
+    fake.on_run = stop_at_once;
+    rig->hv->run_state = X86_HALTED;
+    fake.vmcs[VMCS_GUEST_DEBUG_EXC] = 1u << 14;
+    hvf_vcpu_run(rig->vcpu, &out);
+    assert_int_equal(out, VCPU_EXIT_KICKED);
+    assert_int_equal(fake.runs, 1);
+    assert_int_equal(rig->hv->run_state, X86_RUNNING);
+}
+
 static void entries_are_bounded(void **state)
 {
     struct rig *rig = *state;
@@ -418,8 +433,8 @@ static void exceptions_are_the_guests(void **state)
     fake.vmcs[VMCS_RO_VMEXIT_IRQ_INFO] = VALID | 3u << 8 | EXC_DB;
     fake.reg[HV_X86_DR6] = 0xffff0ff2;
     fake.vmcs[VMCS_GUEST_DR7] = 0x2400;
-    assert_false(exits(rig, VMX_REASON_EXC_NMI, 0x4001, 0, NULL));
-    assert_int_equal(fake.reg[HV_X86_DR6], 0xffff4ff1);
+    assert_false(exits(rig, VMX_REASON_EXC_NMI, 0x6001, 0, NULL));
+    assert_int_equal(fake.reg[HV_X86_DR6], 0xffff6ff1);
     assert_int_equal(fake.vmcs[VMCS_GUEST_DR7], 0x400);
 
     fake.vmcs[VMCS_RO_VMEXIT_IRQ_INFO] = VALID | 2u << 8 | 2; /* the host's NMI */
@@ -544,6 +559,7 @@ int main(void)
         TEST(halts),
         TEST(a_kick_is_sticky),
         TEST(a_kick_between_look_and_entry),
+        TEST(a_step_over_hlt),
         TEST(entries_are_bounded),
         TEST(without_a_preemption_timer),
         TEST(a_call_that_fails),
