@@ -134,7 +134,7 @@ static void options(struct fuzz_input *in)
     }
     must(o.nforwards <= NET_MAX_FORWARDS && o.queues >= 1 && o.queues <= NET_MAX_QUEUES);
     if (net_options_check(&o, why, sizeof(why)) == 0)
-        must(o.kind == NET_USER || o.name[0]);
+        must(o.kind == NET_USER || (o.kind == NET_VMNET && o.vmnet != NET_VMNET_BRIDGED) || o.name[0]);
     if (o.has_mac)
         must(!(o.mac[0] & 1));
 }
