@@ -189,14 +189,15 @@ static int set_vhost(struct net_options *o, const char *text, const char *value,
 static int set_vmnet(struct net_options *o, const char *text, const char *value, char *why, size_t n)
 {
     static const char bridged[] = "bridged:";
+    enum net_vmnet mode;
     const char *name = NULL;
 
     if (!value || strcmp(value, "shared") == 0) {
-        o->vmnet = NET_VMNET_SHARED;
+        mode = NET_VMNET_SHARED;
     } else if (strcmp(value, "host") == 0) {
-        o->vmnet = NET_VMNET_HOST;
+        mode = NET_VMNET_HOST;
     } else if (strncmp(value, bridged, strlen(bridged)) == 0 && value[strlen(bridged)]) {
-        o->vmnet = NET_VMNET_BRIDGED;
+        mode = NET_VMNET_BRIDGED;
         name = value + strlen(bridged);
     } else {
         return net_fail(why, n, -EINVAL,
@@ -204,7 +205,10 @@ static int set_vmnet(struct net_options *o, const char *text, const char *value,
                         "vmnet=bridged:en0",
                         text);
     }
-    return set_kind(o, text, NET_VMNET, name, why, n);
+    int r = set_kind(o, text, NET_VMNET, name, why, n);
+    if (r > 0)
+        o->vmnet = mode;
+    return r;
 }
 
 int net_option(struct net_options *o, const char *text, char *why, size_t n)
