@@ -308,6 +308,15 @@ static void dirty_pages(void **state)
     assert_true(again);
     assert_int_equal(hvf_dirty_log(vm, r, ACCEL_DIRTY_FETCH, bits), 0);
     assert_int_equal(bits[0], 0);
+    assert_int_equal(hvf_dirty_log(vm, r, ACCEL_DIRTY_START, NULL), -EBUSY);
+    assert_int_equal(hvf_dirty_log(vm, r, ACCEL_DIRTY_STOP, NULL), 0);
+
+    assert_int_equal(hvf_dirty_log(vm, r, ACCEL_DIRTY_FETCH, bits), -EINVAL);
+    mem_written(&vm->mem, 0x5000, 8); /* nobody watches */
+    assert_int_equal(hvf_dirty_log(vm, r, ACCEL_DIRTY_START, NULL), 0);
+    mem_written(&vm->mem, 0x7000, 8);
+    assert_int_equal(hvf_dirty_log(vm, r, ACCEL_DIRTY_FETCH, bits), 0);
+    assert_int_equal(bits[0], 0x80);
     assert_int_equal(hvf_dirty_log(vm, r, ACCEL_DIRTY_STOP, NULL), 0);
 }
 

@@ -35,11 +35,20 @@ static void mark(_Atomic unsigned long *bits, uint64_t page)
 static int start(struct hvf_vm *hvf, unsigned i)
 {
     const struct mem_region *r = &hvf->vm->mem.region[i];
-    _Atomic unsigned long *bits = calloc(words_of(r), sizeof(*bits));
-    if (!bits)
-        return -ENOMEM;
-    atomic_store(&hvf->dirty[i], bits);
-    return protect(r->gpa, r->len, false);
+    _Atomic unsigned long *bits = hvf->dirty[i];
+    if (hvf->watched[i])
+        return -EBUSY;
+    if (!bits) {
+        bits = calloc(words_of(r), sizeof(*bits));
+        if (!bits)
+            return -ENOMEM;
+        atomic_store(&hvf->dirty[i], bits);
+    }
+    for (size_t w = 0; w < words_of(r); w++) /* what was written while nobody watched */
+        atomic_store(&bits[w], 0);
+    int err = protect(r->gpa, r->len, false);
+    hvf->watched[i] = !err;
+    return err;
 }
 
 /* Pages in a row change their protection by one call. */
@@ -63,7 +72,7 @@ static int fetch(struct hvf_vm *hvf, unsigned i, unsigned long *bitmap)
 {
     const struct mem_region *r = &hvf->vm->mem.region[i];
     _Atomic unsigned long *bits = hvf->dirty[i];
-    if (!bits)
+    if (!hvf->watched[i])
         return -EINVAL;
     for (size_t w = 0; w < words_of(r); w++)
         bitmap[w] = atomic_exchange(&bits[w], 0);
@@ -82,10 +91,11 @@ int hvf_dirty_log(struct vm *vm, const struct mem_region *region, enum accel_dir
         return -ENOENT;
     pthread_mutex_lock(&hvf->dirty_lock);
     switch (what) {
-    case ACCEL_DIRTY_START: err = hvf->dirty[i] ? -EBUSY : start(hvf, i); break;
+    case ACCEL_DIRTY_START: err = start(hvf, i); break;
     case ACCEL_DIRTY_FETCH: err = fetch(hvf, i, bitmap); break;
     case ACCEL_DIRTY_STOP:
         /* The bits stay until the VM ends: somebody may be about to set one. */
+        hvf->watched[i] = false;
         err = protect(vm->mem.region[i].gpa, vm->mem.region[i].len, true);
         break;
     }

@@ -57,7 +57,8 @@ struct hvf_vm {
     struct code_map *code;
 
     pthread_mutex_t dirty_lock;                              /* protections and bits change together */
-    _Atomic(_Atomic unsigned long *) dirty[MEM_MAX_REGIONS]; /* a bit a page; NULL: not tracked */
+    _Atomic(_Atomic unsigned long *) dirty[MEM_MAX_REGIONS]; /* a bit a page; NULL: was never under watch */
+    bool watched[MEM_MAX_REGIONS];                           /* under dirty_lock: between START and STOP */
 
     struct {
         pthread_mutex_t lock;
