@@ -8,9 +8,6 @@
  */
 #include "accel/hvf/priv.h"
 
-#define INFO_VALID 0x80000000u
-#define IA32_APIC_BASE 0x1bu
-
 /* Kinds of access in bits 15:12 of the qualification. */
 enum { LINEAR_READ, LINEAR_WRITE, LINEAR_FETCH, LINEAR_DELIVERY, PHYSICAL_DELIVERY = 10, PHYSICAL = 15 };
 

@@ -5,9 +5,6 @@
  */
 #include "accel/hvf/priv.h"
 
-#define CR4_VMXE (UINT64_C(1) << 13)
-#define INFO_VALID 0x80000000u
-
 #define AR_TYPE 0xfu
 #define AR_RESERVED 0xfffe0f00u
 

@@ -10,7 +10,6 @@
 #include "accel/hvf/priv.h"
 #include "util/bytes.h"
 
-#define IA32_APIC_BASE 0x1bu
 #define APIC_BASE_EN (1u << 11)
 
 static const uint16_t of_host[] = {

@@ -13,7 +13,6 @@
 
 #define CR0_OWNED ((uint64_t)(CR0_PG | CR0_CD | CR0_NW | CR0_NE))
 #define CR0_FLUSH ((uint64_t)(CR0_PG | CR0_WP))
-#define CR4_VMXE (UINT64_C(1) << 13)
 #define CR4_FLUSH ((uint64_t)(CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
 #define CR3_NO_FLUSH (UINT64_C(1) << 63)
 #define DR7_GD (UINT64_C(1) << 13)

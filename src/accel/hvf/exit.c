@@ -5,9 +5,6 @@
 #include "accel/hvf/priv.h"
 #include "util/bytes.h"
 
-#define INFO_VALID 0x80000000u
-#define NMI_UNBLOCKED_BY_IRET (1u << 12)
-
 /* True: leave run() with *out. */
 typedef bool exit_fn(struct hvf_vcpu *, enum vcpu_exit *out);
 

@@ -5,10 +5,6 @@
  */
 #include "accel/hvf/priv.h"
 
-#define INFO_VALID 0x80000000u
-#define NMI_UNBLOCKED_BY_IRET (1u << 12)
-#define PENDING_DEBUG_BS (UINT64_C(1) << 14)
-#define PENDING_DEBUG_ENABLED (UINT64_C(1) << 12) /* a breakpoint that is enabled was met */
 #define SHADOWS (GUEST_INTRBILITY_STI_BLOCKING | GUEST_INTRBILITY_MOVSS_BLOCKING)
 
 void hvf_raise(struct hvf_vcpu *hv, unsigned vector)

@@ -8,8 +8,6 @@
 #define IO_IN (1u << 3)
 #define IO_STRING (1u << 4)
 
-#define PENDING_DEBUG_ENABLED (UINT64_C(1) << 12)
-
 /*
  * I/O breakpoints (18.2.4): the processor does not look for them in what has
  * exited. DR7 is the guest's to write, so it is read each time.

@@ -13,8 +13,6 @@
 #include "cpu/mmu.h"
 #include "x86/decode_cache.h"
 
-#define INFO_VALID 0x80000000u
-
 /* Exit qualification of an EPT violation. */
 #define EPT_WRITE (1u << 1)
 #define EPT_FETCH (1u << 2)

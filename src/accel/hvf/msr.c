@@ -10,7 +10,6 @@
 #include "util/bytes.h"
 
 enum {
-    IA32_APIC_BASE = 0x1b,
     IA32_TSC_ADJUST = 0x3b,
     MSR_PLATFORM_INFO = 0xce,
     IA32_PAT = 0x277,

@@ -26,6 +26,15 @@
 #define HVF_EXIT_FAILED (1u << 31)
 #define HVF_FP_SIZE 4096 /* room for an XSAVE image of any processor that macOS runs on */
 
+/* Interruption information (25.8.3, 25.9.2, 25.9.3) and pending debug exceptions (25.4.2). */
+#define INFO_VALID 0x80000000u
+#define NMI_UNBLOCKED_BY_IRET (1u << 12)
+#define PENDING_DEBUG_BS (UINT64_C(1) << 14)
+#define PENDING_DEBUG_ENABLED (UINT64_C(1) << 12) /* a breakpoint that is enabled was met */
+
+#define CR4_VMXE (UINT64_C(1) << 13)
+#define IA32_APIC_BASE 0x1bu
+
 /* Calls later than macOS 10.15; NULL where this system lacks them. */
 struct hvf_api {
     hv_return_t (*set_tsc_relative)(hv_vcpuid_t, int64_t offset); /* 11.0, both or none */

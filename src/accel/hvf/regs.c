@@ -1,7 +1,6 @@
 /* Registers and VMCS fields, one by one, and the end of an instruction that has exited. */
 #include "accel/hvf/priv.h"
 
-#define PENDING_DEBUG_BS (UINT64_C(1) << 14)
 #define SHADOWS (GUEST_INTRBILITY_STI_BLOCKING | GUEST_INTRBILITY_MOVSS_BLOCKING)
 
 static const hv_x86_reg_t gpr[16] = {HV_X86_RAX, HV_X86_RCX, HV_X86_RDX, HV_X86_RBX, HV_X86_RSP, HV_X86_RBP,

@@ -11,7 +11,6 @@
 #define XSAVE_HEADER_END 576
 #define XSAVE_SOFTWARE 464 /* bytes of the legacy area that are no registers */
 #define SHADOWS (GUEST_INTRBILITY_STI_BLOCKING | GUEST_INTRBILITY_MOVSS_BLOCKING)
-#define PENDING_DEBUG_BS (UINT64_C(1) << 14)
 
 /* Fields of segment i, in the order of SEG_*, which is that of the VMCS. */
 #define SEG_SELECTOR(i) (VMCS_GUEST_ES + 2 * (i))

@@ -7,9 +7,6 @@
 #include "cpu/exc.h"
 #include "cpu/mmu.h"
 
-#define INFO_VALID 0x80000000u
-#define PENDING_DEBUG_BS (1u << 14)
-#define PENDING_DEBUG_ENABLED (1u << 12) /* a breakpoint that is enabled was met */
 #define DR6_BT (1u << 15)
 
 /* The paging of the processor is not what memory says now but what it loaded last. */

@@ -5,7 +5,6 @@
  */
 #include "accel/hvf/priv.h"
 
-#define INFO_VALID 0x80000000u
 enum { SOURCE_CALL, SOURCE_IRET, SOURCE_JMP, SOURCE_GATE };
 
 bool hvf_exit_task(struct hvf_vcpu *hv, enum vcpu_exit *out)
