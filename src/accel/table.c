@@ -1,16 +1,14 @@
-/* One line an accelerator. */
+/* One line an accelerator. Which ones this host can have, meson.build says. */
 #include "accel/table.h"
 
 #include <string.h>
 
 #include "accel/soft/soft.h"
-#if defined(__APPLE__) && defined(__x86_64__)
+#ifdef HAVE_HVF
 #include "accel/hvf/hvf.h"
-#define HAVE_HVF 1
 #endif
-#if defined(__linux__) && defined(__x86_64__)
+#ifdef HAVE_KVM
 #include "accel/kvm/kvm.h"
-#define HAVE_KVM 1
 #endif
 
 const struct accel_ops *const accel_table[] = {
