@@ -9,8 +9,8 @@
 
 #include "accel/hvf/hvf.h"
 #include "accel/hvf/priv.h"
+#include "accel/probe_world.h"
 #include "os/clock.h"
-#include "util/bytes.h"
 
 /* ---- in words ---- */
 
@@ -65,59 +65,24 @@ void hvf_explain_vcpu(hv_return_t r, const struct hvf_vm *hvf, unsigned vcpu, ch
 /* ---- the trial guest ---- */
 
 enum {
-    GUEST_PML4 = 0x1000,
-    GUEST_PDPT = 0x2000,
-    GUEST_PD = 0x3000,
-    GUEST_GDT = 0x4000,
-    GUEST_IDT = 0x5000, /* limit 0: a fault is a triple fault */
-    GUEST_TSS = 0x6000,
-    GUEST_CODE = 0x8000,
-    GUEST_STACK = 0x10000,
     GUEST_PORT = 0xf4,
     GUEST_ANSWER = 0x5a,
 };
 
 static const uint8_t guest_code[] = {
     0x66, 0x0f,       0xef, 0xc0,                               /* pxor xmm0, xmm0 */
-    0x0f, 0x29,       0x04, 0x25, 0x00, 0x70, 0x00, 0x00,       /* movaps [0x7000], xmm0 */
+    0x0f, 0x29,       0x04, 0x25, 0x00, 0xa0, 0x00, 0x00,       /* movaps [GUEST_DATA], xmm0 */
     0x31, 0xc0,                                                 /* xor eax, eax */
     0x31, 0xd2,                                                 /* xor edx, edx */
     0xbb, 0x5a,       0x00, 0x00, 0x00,                         /* mov ebx, 0x5a */
     0x31, 0xc9,                                                 /* xor ecx, ecx */
-    0x48, 0x0f,       0xc7, 0x0c, 0x25, 0x00, 0x70, 0x00, 0x00, /* cmpxchg16b [0x7000] */
+    0x48, 0x0f,       0xc7, 0x0c, 0x25, 0x00, 0xa0, 0x00, 0x00, /* cmpxchg16b [GUEST_DATA] */
     0x31, 0xc0,                                                 /* xor eax, eax */
     0x0f, 0xa2,                                                 /* cpuid */
-    0x8a, 0x04,       0x25, 0x00, 0x70, 0x00, 0x00,             /* mov al, [0x7000] */
+    0x8a, 0x04,       0x25, 0x00, 0xa0, 0x00, 0x00,             /* mov al, [GUEST_DATA] */
     0xe6, GUEST_PORT,                                           /* out GUEST_PORT, al */
     0xf4,                                                       /* hlt */
 };
-
-static void build_world(uint8_t *ram)
-{
-    memcpy(ram + GUEST_CODE, guest_code, sizeof(guest_code));
-    put_le64(ram + GUEST_PML4, GUEST_PDPT | 3);
-    put_le64(ram + GUEST_PDPT, GUEST_PD | 3);
-    put_le64(ram + GUEST_PD, 0x83); /* 2 MiB */
-}
-
-static void first_state(struct x86_state *s)
-{
-    x86_state_reset(s, true);
-    s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-    s->cr3 = GUEST_PML4;
-    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-    s->efer = EFER_LME | EFER_LMA;
-    s->rip = GUEST_CODE;
-    s->gpr[RSP] = GUEST_STACK;
-    struct x86_segment data = x86_flat_segment(16, SEG_DB | 3);
-    s->seg[SEG_ES] = s->seg[SEG_SS] = s->seg[SEG_DS] = s->seg[SEG_FS] = s->seg[SEG_GS] = data;
-    s->seg[SEG_CS] = x86_flat_segment(8, SEG_L | 11);
-    s->seg[SEG_TR] = (struct x86_segment){.sel = 24, .base = GUEST_TSS, .limit = 0x67, .attr = SEG_P | 11};
-    s->seg[SEG_LDTR] = (struct x86_segment){.attr = SEG_UNUSABLE};
-    s->gdtr = (struct x86_table){.base = GUEST_GDT, .limit = 0x27};
-    s->idtr = (struct x86_table){.base = GUEST_IDT};
-    s->tsc_at_ns = os_clock_ns();
-}
 
 /* The port that the guest tells its result to. */
 static void answer(void *dev, uint64_t off, unsigned size, uint64_t val)
@@ -142,8 +107,8 @@ static int run_guest(struct vm *vm, char *why, size_t n)
     if (cpuid_build(&table, NULL, offered, NULL, vm->tsc_hz, NS_PER_S, why, n))
         return -EINVAL;
     vm->cpuid = &table;
-    build_world(vm->mem.region[0].host);
-    first_state(&state);
+    probe_world_build(vm->mem.region[0].host, guest_code, sizeof(guest_code));
+    probe_world_state(&state);
     int err = bus_add(vm->pio, &port);
     if (!err)
         err = hvf_set_cpuid(vcpu, &table);
@@ -169,7 +134,7 @@ int hvf_probe(char *why, size_t n)
     struct mem_options options = {0};
     if (n)
         why[0] = '\0';
-    int err = vm_new(&vm, "trial", 1, UINT64_C(2) << 20, &options);
+    int err = vm_new(&vm, "trial", 1, GUEST_RAM, &options);
     if (err) {
         snprintf(why, n, "no memory for a trial guest: %s", strerror(-err));
         return err;

@@ -29,12 +29,6 @@
 #define REAP_MS 1000
 #define SLOWEST 10 /* times slower than the host: no longer good enough */
 
-#define PTE_P 1u
-#define PTE_W 2u
-#define PTE_U 4u
-#define PTE_PCD 16u
-#define PTE_PS 128u
-
 static const char *const stages[] = {
     "entering the guest", "SSE", "CMPXCHG16B", "CPL 3 and back", "a timer interrupt", "a loop",
 };
@@ -62,45 +56,14 @@ static void put_gate(uint8_t *idt, unsigned vector, const uint8_t *handler, unsi
 
 static void build_world(uint8_t *ram)
 {
-    const uint32_t table = PTE_P | PTE_W | PTE_U;
-    memcpy(ram + GUEST_CODE, probe_guest, (size_t)(probe_guest_end - probe_guest));
-    put_le64(ram + GUEST_PML4, GUEST_PDPT | table);
-    put_le64(ram + GUEST_PDPT, GUEST_PD | table);
-    put_le64(ram + GUEST_PDPT + 8 * (GUEST_APIC >> 30), GUEST_APIC_PD | table);
-    put_le64(ram + GUEST_PD, table | PTE_PS);
+    probe_world_build(ram, probe_guest, (size_t)(probe_guest_end - probe_guest));
+    put_le64(ram + GUEST_PDPT + 8 * (GUEST_APIC >> 30), GUEST_APIC_PD | PTE_P | PTE_W | PTE_U);
     put_le64(ram + GUEST_APIC_PD + 8 * (GUEST_APIC >> 21 & 511), GUEST_APIC | PTE_P | PTE_W | PTE_PCD | PTE_PS);
-
-    put_le64(ram + GUEST_GDT + GUEST_CS, UINT64_C(0x00af9b000000ffff));
-    put_le64(ram + GUEST_GDT + GUEST_SS, UINT64_C(0x00cf93000000ffff));
-    put_le64(ram + GUEST_GDT + (GUEST_USER_SS & ~7), UINT64_C(0x00cff3000000ffff));
-    put_le64(ram + GUEST_GDT + (GUEST_USER_CS & ~7), UINT64_C(0x00affb000000ffff));
-    put_le64(ram + GUEST_GDT + GUEST_TR, UINT64_C(0x00008b0000000067) | (uint64_t)GUEST_TSS << 16);
-    put_le64(ram + GUEST_TSS + 4, GUEST_STACK); /* RSP0 */
-    put_le16(ram + GUEST_TSS + 102, 104);       /* no I/O bitmap */
 
     for (unsigned v = 0; v < 32; v++)
         put_gate(ram + GUEST_IDT, v, probe_guest_fault, 0);
     put_gate(ram + GUEST_IDT, GUEST_TIMER_VECTOR, probe_guest_timer, 0);
     put_gate(ram + GUEST_IDT, GUEST_CALL_VECTOR, probe_guest_call, 3);
-}
-
-static void first_state(struct x86_state *s)
-{
-    x86_state_reset(s, true);
-    s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-    s->cr3 = GUEST_PML4;
-    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-    s->efer = EFER_LME | EFER_LMA;
-    s->rip = GUEST_CODE;
-    s->gpr[RSP] = GUEST_STACK;
-    struct x86_segment data = x86_flat_segment(GUEST_SS, SEG_DB | 3);
-    s->seg[SEG_ES] = s->seg[SEG_SS] = s->seg[SEG_DS] = s->seg[SEG_FS] = s->seg[SEG_GS] = data;
-    s->seg[SEG_CS] = x86_flat_segment(GUEST_CS, SEG_L | 11);
-    s->seg[SEG_TR] = (struct x86_segment){.sel = GUEST_TR, .base = GUEST_TSS, .limit = 0x67, .attr = SEG_P | 11};
-    s->seg[SEG_LDTR] = (struct x86_segment){.attr = SEG_UNUSABLE};
-    s->gdtr = (struct x86_table){.base = GUEST_GDT, .limit = GUEST_TR + 15};
-    s->idtr = (struct x86_table){.base = GUEST_IDT, .limit = 0xfff};
-    s->tsc_at_ns = os_clock_ns();
 }
 
 /* ---- running it ---- */
@@ -170,7 +133,8 @@ static int run_guest(struct vm *vm, _Atomic unsigned *stage, char *why, size_t n
         return -EINVAL;
     vm->cpuid = &table;
     build_world(vm->mem.region[0].host);
-    first_state(&state);
+    probe_world_state(&state);
+    state.idtr.limit = GUEST_IDT_LIMIT;
     int err = kvm_set_cpuid(vcpu, &table);
     if (!err)
         err = kvm_set_state(vcpu, &state);
@@ -199,7 +163,7 @@ static int trial(const struct kvm_sys *sys, _Atomic unsigned *stage, char *why, 
 {
     struct vm *vm;
     struct mem_options options = {0};
-    int err = vm_new(&vm, "trial", 1, UINT64_C(2) << 20, &options);
+    int err = vm_new(&vm, "trial", 1, GUEST_RAM, &options);
     if (err) {
         snprintf(why, n, "no memory for a trial guest: %s", strerror(-err));
         return err;

@@ -1,26 +1,13 @@
-/* The trial guest of probe.c: its code, and the little world that the code expects. */
+/* The trial guest of probe.c: its code, and what the code expects. */
 #ifndef XHYVE_ACCEL_KVM_PROBE_GUEST_H
 #define XHYVE_ACCEL_KVM_PROBE_GUEST_H
 
-/* Guest-physical addresses, mapped one to one, also for CPL 3. Plain numbers: the assembler reads them too. */
-#define GUEST_PML4 0x1000
-#define GUEST_PDPT 0x2000
-#define GUEST_PD 0x3000      /* the first 2 MiB */
-#define GUEST_APIC_PD 0x4000 /* the 2 MiB around the local APIC */
-#define GUEST_GDT 0x5000
-#define GUEST_TSS 0x5800
-#define GUEST_IDT 0x6000
-#define GUEST_STACK 0x8000      /* grows down from here */
-#define GUEST_USER_STACK 0x9000 /* the same */
-#define GUEST_DATA 0xa000
-#define GUEST_CODE 0x10000
-#define GUEST_APIC 0xfee00000
+#include "accel/probe_world.h"
 
-#define GUEST_CS 0x08
-#define GUEST_SS 0x10
-#define GUEST_USER_SS 0x1b
-#define GUEST_USER_CS 0x23
-#define GUEST_TR 0x28
+/* What it wants beyond that world. Plain numbers: the assembler reads them too. */
+#define GUEST_APIC 0xfee00000
+#define GUEST_APIC_PD 0x4000 /* the 2 MiB around it; that world has nothing there */
+#define GUEST_IDT_LIMIT 0xfff
 
 #define GUEST_TIMER_VECTOR 0x40
 #define GUEST_CALL_VECTOR 0x80
@@ -43,8 +30,6 @@
 #define GUEST_TIMER_NS 20000 /* the local APIC's timer runs at 1 GHz */
 
 #ifndef __ASSEMBLER__
-#include <stdint.h>
-
 extern const uint8_t probe_guest[], probe_guest_end[];                             /* starts at its first byte */
 extern const uint8_t probe_guest_fault[], probe_guest_timer[], probe_guest_call[]; /* handlers within it */
 #endif
