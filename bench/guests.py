@@ -48,11 +48,17 @@ def programs():
 
 @functools.cache
 def initrd():
-    """The demo's initrd with the programs, and with the agent of the boot tests in the place of the shell."""
-    path = os.path.join(folder(), "initrd.cpio")
-    subprocess.run([os.path.join(TOP, "scripts", "make-initrd.sh"), "-k", harness.kernel("cloud"),
-                    "-m", "button", "-m", "evdev", "-a", os.path.join(TOP, "tests", "boot", "agent.sh"),
-                    "-f", f"{programs()}=bin/programs", path], check=True, stdin=subprocess.DEVNULL)
+    """What the guests of bench/run have: the demo's initrd, but for these two."""
+    return drivers("cloud", ("button", "evdev"), os.path.join(folder(), "initrd.cpio"))
+
+
+def drivers(kernel, modules, path=None):
+    """An initrd of those modules, the programs and the agent, for that kernel: its path."""
+    path = path or os.path.join(folder(), f"drivers-{kernel}.cpio")
+    words = [word for module in modules for word in ("-m", module)]
+    subprocess.run([os.path.join(TOP, "scripts", "make-initrd.sh"), "-k", harness.kernel(kernel), *words,
+                    "-a", os.path.join(TOP, "tests", "boot", "agent.sh"), "-f", f"{programs()}=bin/programs", path],
+                   check=True, stdin=subprocess.DEVNULL)
     return path
 
 
