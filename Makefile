@@ -10,7 +10,7 @@
 #   make soak         an hour of real programs on 2 vCPUs (MINUTES=60)
 #   make bench        how fast it is, beside QEMU where that is installed (BENCH="--quick": bench/run -h;
 #                     BENCH_IO="--quick", for disks and networks: bench/io -h)
-#   make bench-nested the same for KVM, in an emulated machine that has it
+#   make bench-nested the same for KVM, in an emulated machine that has it (BENCH_NESTED="--quick": bench/nested -h)
 #   make bench-hvf    exits of a guest on the accelerator for Macs, simulated, beside KVM's
 #   make install      into /usr/local (PREFIX=, DESTDIR=)
 #   make format       lay the C files out anew          make tidy    have clang-tidy read them
@@ -69,7 +69,7 @@ bench-nested:
 	@scripts/setup.sh bench
 	@$(MAKE) --no-print-directory all
 	@scripts/fetch-kernel.sh cloud generic
-	@bench/nested
+	@bench/nested $(BENCH_NESTED)
 
 bench-hvf:
 	@scripts/setup.sh bench

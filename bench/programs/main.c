@@ -6,6 +6,7 @@
  *   programs clock            "clock SECONDS", what CLOCK_MONOTONIC says
  *   programs tsc              "tsc KHZ", the frequency of the time stamp counter, measured in 0.3 s
  *   programs disk ...         requests to a disk (disk.c); stream, serve: a TCP connection and its other end (stream.c)
+ *   programs interrupt COUNT  two ways to send an interrupt to a guest of KVM's (interrupt.c)
  *
  * Prints "start" when the time starts, "stop" when it ends, and then "NAME SECONDS CHECKSUM UNITS"; or "NAME lacks
  * FEATURE" if the processor cannot run it. Status 1: it failed. 2: no such program.
@@ -175,6 +176,8 @@ int main(int argc, char **argv)
         return traffic_stream(argc - 2, argv + 2);
     if (!strcmp(name, "serve"))
         return traffic_serve(argc - 2, argv + 2);
+    if (!strcmp(name, "interrupt"))
+        return traffic_interrupt(argc - 2, argv + 2);
     if (!strcmp(name, "list")) {
         for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++)
             puts(programs[i].name);

@@ -22,6 +22,7 @@ import catalogue  # noqa: E402
 import guests  # noqa: E402
 import table  # noqa: E402
 import traffic  # noqa: E402
+import ways  # noqa: E402
 from guests import MICROVM, NATIVE, PC, XHYVE  # noqa: E402
 
 PERCENT = "3"  # of the usual work
@@ -195,6 +196,8 @@ def moves(path):
     finally:
         server.kill()
         server.wait()
+    status, text = said("interrupt", "10")
+    yield "too few interrupts", status == 2 and "usage" in text, text
     yield "nobody there", said("stream", "127.0.0.1", port, "send", "1")[0] == 1, ""
 
 
@@ -223,12 +226,36 @@ def shares():
         yield "no such group", "nonsense" in str(error), error
 
 
+def pairs():
+    """The tables of two ways."""
+    made = ways.Ways("interrupts")
+    text = "".join(f"interrupt {row} {way} {seconds} 1000\n" for row in made.rows
+                   for way, seconds in (("irqfd", 0.003), ("ioctl", 0.002)))
+    for scale in (1, 40, 0.5):
+        for (row, way), value in ways.parse_interrupts(text).items():
+            made.add(row, way, value * scale)
+    good = near(made.median("call", "ioctl"), 2) and near(made.ratio("call"), 1.5)
+    yield "medians and ratio of two ways", good, made.samples
+    printed = list(made.lines())
+    yield ("all of them are printed", len(printed) == 2 + len(made.rows) and "medians of 3" in printed[0] and
+           all("1.50 .. 1.50" in line for line in printed[2:]), printed)
+    try:
+        ways.parse_interrupts(text.replace("handler irqfd", "handler nothing"))
+        yield "a way without a result", False, ""
+    except catalogue.Wrong as error:
+        yield "a way without a result", "nothing" in str(error), error
+    yield "they take turns", list(ways.turns("ab", 3)) == list("abbaab"), ""
+    said = "{} packets transmitted, 5 packets received, {}% packet loss\nround-trip min/avg/max = 0.1/1.076/3.3 ms"
+    yield "ping", near(ways.parse_ping(said.format(5, 0)), 1076), ""
+    yield "ping that has lost some", ways.parse_ping(said.format(50, 90)) is None, ""
+
+
 def main():
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
     count = failed = 0
-    for part in (programs_agree(sys.argv[1]), arithmetic(), failures(), moves(sys.argv[1]), shares()):
+    for part in (programs_agree(sys.argv[1]), arithmetic(), failures(), moves(sys.argv[1]), shares(), pairs()):
         for name, good, details in part:
             count += 1
             failed += not good
