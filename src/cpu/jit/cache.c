@@ -197,6 +197,11 @@ uint32_t jit_page_id(struct jit *jit, uint64_t lin, uint64_t gpa, uint32_t mode)
     return id;
 }
 
+uint32_t jit_page_now(struct jit *jit, uint32_t table, uint64_t lin)
+{
+    return tables_of(jit)->page[table][jit_page_slot(lin)];
+}
+
 static void map_page(struct jit *jit, uint32_t table, uint64_t lin, uint32_t id)
 {
     struct jit_tables *tables = tables_of(jit);
@@ -300,7 +305,7 @@ void jit_block_insert(struct jit *jit, struct jit_block *b, uint64_t gpa2, uint6
     }
 }
 
-static struct jit_block *find(const struct jit *jit, uint32_t id, uint64_t rip)
+struct jit_block *jit_find(const struct jit *jit, uint32_t id, uint64_t rip)
 {
     for (uint32_t n = jit->by_key[key_slot(id, rip)]; n; n = jit->blocks[n].by_key)
         if (jit->blocks[n].id == id && jit->blocks[n].rip == rip && !jit->blocks[n].dead)
@@ -442,7 +447,7 @@ static struct jit_block *look_up(struct cpu *cpu, uint32_t mode)
     if (!id)
         return NULL;
     set_table_mode(jit, mode);
-    struct jit_block *b = find(jit, id, cpu->rip);
+    struct jit_block *b = jit_find(jit, id, cpu->rip);
     if (b && b->id2 && !map_second(cpu, b)) {
         retire(jit, b);
         b = NULL;
@@ -552,7 +557,9 @@ bool jit_run(struct cpu *cpu)
             jit->left = true;
             if (jit->careful_now)
                 make_anew(cpu, cpu->rip);
-            jit->careful_now = false;
+            else if (jit->solo_wanted)
+                jit_solo_make(cpu);
+            jit->careful_now = jit->solo_wanted = false;
             return false;
         }
         if (w->reason == JIT_DISPATCH || atomic_load_explicit(&cpu->exit_request, memory_order_relaxed)) {
@@ -571,8 +578,7 @@ bool jit_run(struct cpu *cpu)
     }
 }
 
-/* The page of code at cpu->rip, whatever must be thrown away for it. */
-static uint32_t make_room(struct cpu *cpu, uint64_t gpa)
+uint32_t jit_make_room(struct cpu *cpu, uint64_t gpa)
 {
     struct jit *jit = cpu->jit;
     if (full(jit))
@@ -589,9 +595,9 @@ bool jit_at_once(struct cpu *cpu)
 {
     cpu->op = NULL;
     uint64_t gpa = mmu_fetch(cpu, cpu->rip);
-    uint32_t id = make_room(cpu, gpa);
+    uint32_t id = jit_make_room(cpu, gpa);
     cpu->jit->eager = true;
-    return find(cpu->jit, id, cpu->rip) || jit_translate(cpu->jit, cpu->rip, gpa, id);
+    return jit_find(cpu->jit, id, cpu->rip) || jit_translate(cpu->jit, cpu->rip, gpa, id);
 }
 
 void jit_count(struct cpu *cpu, struct block *b)
@@ -606,8 +612,8 @@ void jit_count(struct cpu *cpu, struct block *b)
     }
     if (b->untranslatable || !b->cached || (b->runs < jit->opt.threshold && ++b->runs < jit->opt.threshold))
         return;
-    uint32_t id = make_room(cpu, b->gpa);
+    uint32_t id = jit_make_room(cpu, b->gpa);
     jit->eager = false;
-    if (!find(jit, id, cpu->rip))
+    if (!jit_find(jit, id, cpu->rip))
         b->untranslatable = !jit_translate(jit, cpu->rip, b->gpa, id) && !jit->again;
 }

@@ -4,9 +4,8 @@
  *
  * The first of such a group is checked for all of it; the others find the host
  * address through the distance that it has left in the context. Where the check
- * of the whole fails again and again although its first access alone would not
- * (stacks that cross a page, a write behind a read of a page that cannot be
- * written), jit->careful says so and the block is made anew without the group.
+ * of the whole fails although its first access alone might not, solo.c knows how
+ * to go on.
  *
  * The plan is made before anything is emitted, by walking over the instructions
  * and following what is added to each register.
@@ -243,7 +242,7 @@ void plan_accesses(struct tr *t, unsigned n)
             struct access *a = &t->access[i][k];
             const struct group *g = w.of[i][k] < 0 ? NULL : &w.group[w.of[i][k]];
             *a = (struct access){.slot = -1};
-            if (g && g->slot >= 0 && t->jit->opt.elide)
+            if (g && g->slot >= 0 && t->jit->opt.elide && !(t->mode & JIT_SOLO))
                 *a = (struct access){.slot = (int8_t)g->slot,
                                      .above = (uint16_t)(w.where[i][k] - g->lo),
                                      .span = (uint16_t)(g->hi - g->lo),

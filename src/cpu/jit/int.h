@@ -34,7 +34,7 @@ static inline int32_t tlb_offset(unsigned class, bool write)
 #define JIT_MAX_INSNS 64
 #define JIT_USED 4           /* a way that this part of the threshold has gone by is worth translating along */
 #define JIT_DELTAS 16        /* of words.delta */
-#define JIT_CAREFUL 4        /* failures of a shared check that undo it */
+#define JIT_CAREFUL 4        /* failures of a shared check that undo it: solo.c */
 #define JIT_ROOM (64 * 1024) /* of code that the largest block may need, cold parts and all */
 #define JIT_HOT (16 * 1024)  /* a block whose instructions need more is cut; cold parts are three times that at most */
 
@@ -72,6 +72,7 @@ enum jit_entry { ENTRY_GUARDED, ENTRY_CHECKED, ENTRY_BODY };
 struct jit_page {
     uint64_t lin, gpa; /* page numbers */
     uint32_t mode, next;
+    uint32_t solo; /* the id of the same page for solo blocks, 0: none yet */
 };
 
 /* -- while a block is being translated -- */
@@ -198,8 +199,11 @@ struct jit {
     bool eager;                      /* what was never run is translated as well: jit_at_once() */
     bool again;                      /* a translation was given up, but the next may succeed */
 
-    uint8_t careful[4096]; /* failures of shared checks, by a hash of RIP; one has just reached JIT_CAREFUL: */
-    bool careful_now;
+    /* Failures of shared checks, one soon after the other, and the last one's os_clock_ns(), by a hash of RIP. */
+    uint8_t careful[4096];
+    uint64_t failed_at[4096];
+    bool careful_now; /* one has just reached JIT_CAREFUL; */
+    bool solo_wanted; /* or a solo block is to be made where the code was left */
     /* What is known of places that access memory (recent.c), by a hash of RIP; the latest to change. */
     uint8_t place[4096]; /* enum jit_place */
     bool place_changed;
@@ -212,8 +216,11 @@ struct jit {
     struct tr tr;
 };
 
-/* The mode of a page of code: enum tlb_mode, and of 32-bit code that FS and GS are data segments of 4 GiB. */
-enum { JIT_CLASS = 3, JIT_CODE32 = 4, JIT_FS_WIDE = 8, JIT_GS_WIDE = 16 };
+/*
+ * The mode of a page of code: enum tlb_mode; of 32-bit code, that FS and GS are data segments of 4 GiB; that its blocks
+ * are solo blocks.
+ */
+enum { JIT_CLASS = 3, JIT_CODE32 = 4, JIT_FS_WIDE = 8, JIT_GS_WIDE = 16, JIT_SOLO = 32 };
 static inline uint32_t jit_mode_class(uint32_t mode) { return mode & JIT_CLASS; }
 static inline uint32_t jit_mode_table(uint32_t mode)
 {
@@ -236,6 +243,13 @@ uint32_t jit_exit_add(struct jit *, struct jit_block *, uint64_t rip);
 void jit_block_insert(struct jit *, struct jit_block *, uint64_t gpa2, uint64_t chunks2);
 /* The id of a page of code, a new one if need be; 0: no more room. Page numbers. */
 uint32_t jit_page_id(struct jit *, uint64_t lin, uint64_t gpa, uint32_t mode);
+
+/* The id that linear page number lin has now, or that of another page, or 0: see "Identity" in docs/soft-cpu.md. */
+uint32_t jit_page_now(struct jit *, uint32_t table, uint64_t lin);
+/* The block of a page that begins at rip, if it is not void; NULL: none. */
+struct jit_block *jit_find(const struct jit *, uint32_t id, uint64_t rip);
+/* The id of the page of code at cpu->rip and gpa, with room for one more block, whatever must be thrown away for it. */
+uint32_t jit_make_room(struct cpu *, uint64_t gpa);
 
 /* Runs the code there, and what it leads to; w->reason says why it came back. */
 void jit_enter_code(struct cpu *, uint32_t code);
@@ -319,6 +333,13 @@ struct rewrite {
     const struct addr *mem; /* or NULL */
 };
 void rewrite_insn(struct emit *, const struct insn *, const struct rewrite *);
+
+/*
+ * solo.c. A shared look has missed for good: the distance from `data` to where to go on without it, 0 for the interpreter;
+ * and when that has been left for it at cpu->rip, the making of the way for the next time.
+ */
+int64_t jit_solo(struct cpu *, const struct fill_site *, const void *data, enum tlb_mode class);
+void jit_solo_make(struct cpu *);
 
 /* elide.c */
 void plan_accesses(struct tr *, unsigned n);

@@ -101,6 +101,7 @@ struct jit_stats {
     uint64_t left_request, left_guard, left_in_page, left_cross_page,
         left_indirect;      /* generated code was left, but not for the interpreter */
     uint64_t fills, filled; /* TLB misses of generated code; those after which it went on */
+    uint64_t solos;         /* others that went on in a solo block */
 };
 const struct jit_stats *jit_stats(const struct jit *);
 /* Logs them as those of CPU n. Its thread, or when it has stopped. */

@@ -188,8 +188,9 @@ void jit_stats_print(struct cpu *cpu, unsigned n)
              n, u(s->enters), share(s->interps, leaves), share(s->left_in_page, leaves),
              share(s->left_cross_page, leaves), share(s->left_indirect, leaves),
              share(s->left_guard - s->left_indirect, leaves), share(s->left_request, leaves));
-    log_info("cpu %u: translator: first-level TLB missed %llu times, filled again %llu times", n, u(s->fills),
-             u(s->filled));
+    log_info("cpu %u: translator: first-level TLB missed %llu times, filled again %llu times; %llu times the end "
+             "of a page was passed in a solo block",
+             n, u(s->fills), u(s->filled), u(s->solos));
     uint64_t asked, known;
     insn_cache_counts(cpu->blocks->decoded, &asked, &known);
     log_info("cpu %u: decoder: %llu instructions, %llu with a head that was known", n, u(asked), u(known));

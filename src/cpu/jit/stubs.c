@@ -158,9 +158,9 @@ static int64_t fill(struct cpu *cpu, uint64_t lin, const struct fill_site *data,
         jit->stats.filled++;
         return site.ready;
     }
-    uint8_t *failures = &jit->careful[jit_careful_slot(site.rip)];
-    if (site.grouped && *failures < JIT_CAREFUL && ++*failures == JIT_CAREFUL)
-        jit->careful_now = true;
+    int64_t solo = site.grouped ? jit_solo(cpu, &site, data, mode) : 0;
+    if (solo)
+        return solo;
     jit_account_cold(cpu, lin, site.size, site.align, how & 1, mode);
     return 0;
 }
