@@ -545,6 +545,8 @@ static int lay_out(struct ahci *hba, unsigned nports)
     struct pci_dev *d = &hba->pci;
     pci_dev_init(d, &hba_ops, VENDOR_INTEL, DEVICE_ICH9, CLASS_AHCI, 1);
     pci_set8(d, PCI_REVISION, 2);
+    pci_set16(d, PCI_SUBSYS_VENDOR, PCI_BOARD_VENDOR);
+    pci_set16(d, PCI_SUBSYS_ID, PCI_BOARD_ID);
     pci_set8(d, MAP, MAP_AHCI);
     pci_set16(d, PCS, (uint16_t)((UINT64_C(1) << (nports < 6 ? nports : 6)) - 1));
     d->wmask[PCS] = 0x3f;

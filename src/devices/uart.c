@@ -11,8 +11,6 @@
 #define DEVICE 0x0002
 #define REVISION 1
 #define CLASS 0x070002 /* serial controller, 16550 compatible */
-#define SUBSYS_VENDOR 0x1af4
-#define SUBSYS_DEVICE 0x1100
 #define BAR 0
 #define BAR_LEN 8
 
@@ -57,8 +55,8 @@ int pci_uart_new(struct pci_bus *bus, unsigned slot, unsigned func, struct seria
     pthread_mutex_init(&p->lock, NULL);
     pci_dev_init(d, &ops, VENDOR, DEVICE, CLASS, 1);
     pci_set8(d, PCI_REVISION, REVISION);
-    pci_set16(d, PCI_SUBSYS_VENDOR, SUBSYS_VENDOR);
-    pci_set16(d, PCI_SUBSYS_ID, SUBSYS_DEVICE);
+    pci_set16(d, PCI_SUBSYS_VENDOR, PCI_BOARD_VENDOR);
+    pci_set16(d, PCI_SUBSYS_ID, PCI_BOARD_ID);
     int err = uart_init(&p->uart, NULL, 0, (struct irq_line){0}, line, loop, &p->lock);
     if (!err)
         err = pci_bar_io(d, BAR, BAR_LEN, &uart_ops, &p->uart);

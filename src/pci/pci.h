@@ -52,6 +52,8 @@ enum { /* offsets in a type 0 header */
        PCI_INTERRUPT_LINE = 0x3c,
        PCI_INTERRUPT_PIN = 0x3d, /* 0: none, 1: INTA# ... */
 };
+/* The board of functions with the registers of real hardware: a virtual machine's that guests know. */
+enum { PCI_BOARD_VENDOR = 0x1af4, PCI_BOARD_ID = 0x1100 };
 enum {
     PCI_COMMAND_IO = 1 << 0,
     PCI_COMMAND_MEMORY = 1 << 1,

@@ -30,7 +30,6 @@ DELIBERATE = [
     (VIRTIO, "Expansion ROM", None, r".*", "no network boot"),
     (VIRTIO + ("ahci-hd",), "PCI Advanced Features", r"AFCap: TP\+ FLR\+", None,
      "a function level reset, for guests that hand devices on"),
-    (("ahci-hd",), "Subsystem", None, r".*", "nobody's board"),
     (("ahci-hd",), "Region 4", None, r"I/O ports \[size=32\]",
      "index and data ports, which AHCI 1.3.1 leaves to choice"),
     (("ahci-hd",), "Control I/O", "-", r"\+", "the same"),

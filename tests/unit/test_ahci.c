@@ -5,6 +5,8 @@ static void test_generic(void **state)
 {
     disk(NULL);
     assert_int_equal(cfg_in(SLOT, 0, 8, 4) >> 8, 0x010601);
+    cfg_out(SLOT, 0, PCI_SUBSYS_VENDOR, 4, 0);
+    assert_int_equal(cfg_in(SLOT, 0, PCI_SUBSYS_VENDOR, 4), 0x11001af4);
     assert_int_equal(rd(VS), 0x10301);
     assert_int_equal(rd(PI), 1);
     assert_int_equal(rd(CAP), 0xc1341f00u | 0x8000);

@@ -57,6 +57,7 @@ static void test_header(void **state)
     make();
     assert_int_equal(cfg_in(SLOT, 0, PCI_VENDOR, 4), 0x00021b36);
     assert_int_equal(cfg_in(SLOT, 0, PCI_REVISION, 4) >> 8, 0x070002); /* serial, 16550 */
+    assert_int_equal(cfg_in(SLOT, 0, PCI_SUBSYS_VENDOR, 4), 0x11001af4);
     assert_int_equal(cfg_in(SLOT, 0, PCI_INTERRUPT_PIN, 1), 1);
     cfg_out(SLOT, 0, PCI_BAR0, 4, UINT32_MAX);
     assert_int_equal(cfg_in(SLOT, 0, PCI_BAR0, 4), 0xfffffff9); /* I/O, 8 bytes */
