@@ -249,6 +249,18 @@ def foreign(t):
             g.run("for i in 0 1 2 3; do md5sum </mnt/$i >/tmp/$i & done; wait", 60)
             expect_equal(set(g.run("cut -d' ' -f1 /tmp/[0-3]").split("\n")), {wanted}, "checksums")
             g.run("rm /mnt/[0-3]; umount /mnt; sync")
+            # Nobody can make it larger now, its server having locked it; and xhyve does not claim to have looked.
+            done = subprocess.run(["qemu-img", "resize", "-q", path, "600M"], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+            expect(done.returncode and b"lock" in done.stdout, done.stdout.decode())
+            g.signal(signal.SIGHUP)
+            for _ in range(100):
+                g.run("sleep 0.1")
+                if path.encode() in g.stderr:
+                    break
+            said = g.stderr.decode()
+            expect(f"disk '{path}': its size is looked at when it is opened only" in said, said)
+            expect_equal(g.run("cat /sys/block/vda/size"), str(512 << 11), "sectors")
             g.quiet()
             g.poweroff()
         done = subprocess.run(["qemu-img", "check", "-q", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
