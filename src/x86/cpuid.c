@@ -67,6 +67,20 @@ void cpuid_host_words(uint32_t w[CPUID_WORDS])
 #endif
 }
 
+bool cpuid_host_pext_is_fast(void)
+{
+#ifdef HOST_X86
+    uint32_t vendor[4], r[4];
+    host_leaf(0, 0, vendor);
+    host_leaf(1, 0, r);
+    uint32_t family = (r[0] >> 8 & 15) + ((r[0] >> 8 & 15) == 15 ? r[0] >> 20 & 0xff : 0);
+    bool amd = vendor[2] == 0x444d4163, hygon = vendor[2] == 0x656e6975; /* ...cAMD, ...uine */
+    return !hygon && (!amd || family >= 0x19);
+#else
+    return false;
+#endif
+}
+
 static void add(struct cpuid_table *t, uint32_t leaf, int sub, uint32_t eax, uint32_t ebx, uint32_t ecx, uint32_t edx)
 {
     if (t->nleaves == CPUID_MAX_LEAVES)

@@ -135,6 +135,8 @@ enum x86_feature cpuid_feature(const char *name);
 
 /* What the host CPU has, in the same words; all zero on other architectures. */
 void cpuid_host_words(uint32_t words[CPUID_WORDS]);
+/* Whether the host executes PEXT in a few cycles: AMD's processors do since family 19h (Zen 3), Hygon's do not. */
+bool cpuid_host_pext_is_fast(void);
 
 /* The local APIC id of CPU n: package, core and thread each have a field of whole bits. */
 uint32_t cpuid_apic_id(const struct cpuid_topology *, unsigned n);

@@ -15,6 +15,7 @@ WAYS = {
     "as it is": [],
     "a TLB of one entry": ["jit.tlb=1"],
     "cold paths": ["jit.slow=on"],
+    "no PEXT": ["jit.pext=off", "jit.flags=off"],
     "a small cache": ["jit.cache=256K"],
     "exits": ["jit.exits=20"],
     "all rare ways": ["jit.slow=on", "jit.tlb=1", "jit.cache=256K", "jit.exits=20"],

@@ -272,6 +272,8 @@ static void options_change_nothing(void **state)
         "jit.threshold=1",
         "jit.threshold=1,jit.flags=off",
         "jit.threshold=1,jit.elide=off,jit.recent=off",
+        "jit.threshold=1,jit.pext=off",
+        "jit.threshold=1,jit.pext=off,jit.flags=off",
         "jit.threshold=1,jit.slow=on",
         "jit.threshold=1,jit.tlb=1",
         "jit.threshold=1,jit.exits=2",

@@ -205,14 +205,17 @@ static void checks_agree_with_the_model(void **state)
     struct rig *r = *state;
     jit_or_skip(r);
     hits = misses = 0;
-    for (unsigned mode = TLB_USER; mode <= TLB_KERNEL_AC; mode++)
-        for (unsigned i = 0; i < 4; i++)
+    for (unsigned m = 0; m < 2 * (TLB_KERNEL_AC + 1); m++)
+        for (unsigned i = 0; i < 4; i++) {
+            const enum tlb_mode mode = m / 2;
+            r->cpu->jit->opt.pext = m & 1;
             for (unsigned size = 1; size <= 32; size++) {
                 for (unsigned place = 0; place <= (mode == TLB_USER ? PLACE_RANDOM : PLACE_NEW); place++)
                     run_checks(r, &(struct check){i & 1, i >> 1, size, 1, mode, place});
                 if (size > 1 && !(size & (size - 1)))
                     run_checks(r, &(struct check){i & 1, i >> 1, size, size, mode, PLACE_NEW});
             }
+        }
     assert_true(hits > 100000);
     assert_true(misses > 100000);
 }
@@ -223,9 +226,10 @@ static void empty_entries_are_never_hit(void **state)
     struct rig *r = *state;
     static const unsigned sizes[] = {1, 8, 32};
     jit_or_skip(r);
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = 0; i < 8; i++)
         for (unsigned s = 0; s < 3; s++) {
-            struct check c = {i & 1, i >> 1, sizes[s], 1, s == 1 ? TLB_USER : TLB_KERNEL, PLACE_NEW};
+            r->cpu->jit->opt.pext = i >> 2;
+            struct check c = {i & 1, i >> 1 & 1, sizes[s], 1, s == 1 ? TLB_USER : TLB_KERNEL, PLACE_NEW};
             void (*f)(struct cpu *);
             const uint8_t *code = emit(r->cpu->jit, &c);
             memcpy(&f, &code, sizeof f);

@@ -104,8 +104,11 @@ static int32_t look_up(struct tr *t, int32_t drop)
     struct emit *e = &t->e;
     uint32_t tables = t->b->table - t->b->class + t->class;
     int32_t table = ROOM_OFFSET(jit.jump) + (int32_t)(tables * sizeof(struct jit_jump) * JIT_JUMPS);
-    e_pext(e, H_CX, H_15, CTX(words.jump_mask));
-    e_lea(e, H_10, at_index(H_CX, H_CX, 0, 0));
+    if (t->jit->opt.pext)
+        e_pext(e, H_10, H_15, CTX(words.jump_mask));
+    else
+        tr_bits(t, H_10, H_15, 0, __builtin_ctz(JIT_JUMPS));
+    e_lea(e, H_10, at_index(H_10, H_10, 0, 0));
     e_load(e, H_CX, at_index(H_CTX, H_10, 3, table));
     e_lea(e, H_CX, at_index(H_CX, H_15, 0, 1)); /* ~RIP + RIP + 1 */
     uint8_t *hit = e_jrcxz(e);

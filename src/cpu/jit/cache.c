@@ -121,12 +121,9 @@ int jit_new(struct cpu *cpu)
     for (unsigned i = 0; i < 6; i++)
         w->page_mask[i] = ~UINT64_C(0xfff) | ((1u << i) - 1);
     w->jump_mask = JIT_JUMPS - 1;
-    w->arith_mask = RFL_ARITH;
     jit_vector_init(w);
     jit->vector = jit->opt.vector && cpuid_has(&jit->host, X86_AVX); /* which asks for XSAVE as well */
-    w->not_if_mask = ~(uint64_t)RFL_IF;
-    w->df_mask = RFL_DF;
-    jit->nblocks = jit->nexits = jit->npages = 1; /* 0 is none */
+    jit->nblocks = jit->nexits = jit->npages = 1;                    /* 0 is none */
     mark_last_jumps(tables_of(jit));
     jit_recent_init(jit);
     jit_stubs(jit);

@@ -151,29 +151,42 @@ static inline void e_store_imm32(struct emit *e, struct addr a, uint32_t v)
     e32(e, v);
 }
 
-/* rorx dst, src, n (BMI2), of 32 bits */
-static inline void e_rorx32(struct emit *e, unsigned dst, unsigned src, unsigned n)
+/* Instructions of BMI2 leave the flags alone. dst, src: two registers; map, pp, vvvv: fields of the VEX prefix. */
+static inline void e_bmi(struct emit *e, unsigned map, bool w, unsigned vvvv, unsigned pp, unsigned opcode,
+                         unsigned dst, unsigned src)
 {
     e8(e, 0xc4);
-    e8(e, (dst < 8 ? 0x80 : 0) | 0x40 | (src < 8 ? 0x20 : 0) | 3);
-    e8(e, 0x7b);
-    e8(e, 0xf0);
+    e8(e, (dst < 8 ? 0x80 : 0) | 0x40 | (src < 8 ? 0x20 : 0) | map);
+    e8(e, (w ? 0x80 : 0) | (~vvvv & 15) << 3 | pp);
+    e8(e, opcode);
     e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+}
+/* rorx dst, src, n */
+static inline void e_rorx(struct emit *e, bool w, unsigned dst, unsigned src, unsigned n)
+{
+    e_bmi(e, 3, w, 0, 3, 0xf0, dst, src);
     e8(e, n);
 }
+/* shlx and shrx dst, src, count, all of them registers, of 64 bits */
+static inline void e_shlx(struct emit *e, unsigned dst, unsigned src, unsigned n)
+{
+    e_bmi(e, 2, 1, n, 1, 0xf7, dst, src);
+}
+static inline void e_shrx(struct emit *e, unsigned dst, unsigned src, unsigned n)
+{
+    e_bmi(e, 2, 1, n, 3, 0xf7, dst, src);
+}
 
-/* pext dst, src, [a] and pdep (BMI2) */
-static inline void e_bits(struct emit *e, unsigned pp, unsigned dst, unsigned src, struct addr a)
+/* pext dst, src, [a] */
+static inline void e_pext(struct emit *e, unsigned dst, unsigned src, struct addr a)
 {
     unsigned rxb = rex_mem(dst, a) ^ 7;
     e8(e, 0xc4);
     e8(e, rxb << 5 | 2);
-    e8(e, 0x80 | (~src & 15) << 3 | pp);
+    e8(e, 0x80 | (~src & 15) << 3 | 2);
     e8(e, 0xf5);
     e_mem(e, dst, a);
 }
-static inline void e_pext(struct emit *e, unsigned dst, unsigned src, struct addr a) { e_bits(e, 2, dst, src, a); }
-static inline void e_pdep(struct emit *e, unsigned dst, unsigned src, struct addr a) { e_bits(e, 3, dst, src, a); }
 
 /* -- jumps: each returns the place of its displacement, for e_join() -- */
 

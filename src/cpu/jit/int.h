@@ -298,6 +298,8 @@ void tr_check(struct tr *, unsigned size, bool write, unsigned align);
 /* Behind the check of a load of up to 32 bytes that nothing but the next host instruction uses. */
 void tr_may_bounce(struct tr *);
 void tr_slow_paths(struct tr *);
+/* Bits lo to lo + n - 1 of src to dst, without PEXT; flags kept. Two host registers; r10 and rcx are lost, src is neither. */
+void tr_bits(struct tr *, unsigned dst, unsigned src, unsigned lo, unsigned n);
 /* rcx holds that register of the context, up to the next code that is emitted; whether it does. */
 static inline void tr_cache(struct tr *t, unsigned guest)
 {

@@ -642,8 +642,15 @@ static bool pushf(struct tr *t)
         return false;
     e8(e, 0x9c); /* pushfq */
     e8(e, 0x59); /* pop rcx */
-    e_pext(e, H_CX, H_CX, CTX(words.arith_mask));
-    e_pdep(e, H_CX, H_CX, CTX(words.arith_mask));
+    static const uint8_t of_and_low[] = {
+        0x41, 0x0f, 0x90, 0xc2, /* seto r10b */
+        0x45, 0x0f, 0xb6, 0xd2, /* movzx r10d, r10b */
+        0x0f, 0xb6, 0xc9,       /* movzx ecx, cl: the others, and bit 1, which is always set */
+    };
+    for (unsigned i = 0; i < sizeof of_and_low; i++)
+        e8(e, of_and_low[i]);
+    e_rorx(e, true, H_10, H_10, 64 - __builtin_ctz(RFL_OF));
+    e_lea(e, H_CX, at_index(H_CX, H_10, 0, -(int32_t)RFL_FIXED));
     e_load32(e, H_10, CTX(eflags));
     e_lea(e, H_CX, at_index(H_CX, H_10, 0, 0));
     e_store(e, H_CX, CTX(words.tmp));

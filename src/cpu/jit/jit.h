@@ -27,6 +27,7 @@ struct jit_options {
     bool chain;      /* blocks are joined, indirect jumps looked up: else each block ends in the dispatcher */
     bool elide;      /* TLB checks that an earlier one answers are left out */
     bool flags;      /* flags known to be dead are overwritten by checks */
+    bool pext;       /* checks that keep the flags use PEXT; off by default where the host takes long for it */
     bool recent;     /* accesses look first at the page that they touched last */
     bool string;     /* repeated string instructions as host memory operations */
     bool superblock; /* blocks go on behind conditional jumps */

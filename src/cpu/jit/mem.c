@@ -113,24 +113,58 @@ static struct jit_slow *new_slow(struct tr *t, unsigned lin, unsigned size, bool
     return s;
 }
 
-/* Flags kept: a PEXT of the bits that must be zero, and JRCXZ. */
+void tr_bits(struct tr *t, unsigned dst, unsigned src, unsigned lo, unsigned n)
+{
+    e_mov_imm(&t->e, H_CX, 64 - lo - n);
+    e_shlx(&t->e, H_10, src, H_CX);
+    if (lo)
+        e_mov_imm(&t->e, H_CX, 64 - n);
+    e_shrx(&t->e, dst, H_10, H_CX);
+}
+
+/* The place of lin in the TLB, in words of 8 bytes, to r10; flags kept. rcx is free only without PEXT's help. */
+static void place_in_tlb(struct tr *t, unsigned lin)
+{
+    if (t->jit->opt.pext)
+        e_pext(&t->e, H_10, lin, CTX(words.index_mask));
+    else
+        tr_bits(t, H_10, lin, 12, __builtin_ctz(TLB_ENTRIES));
+    e_lea(&t->e, H_10, at_index(H_10, H_10, 0, 0));
+}
+
+/* Flags kept: JRCXZ, after a PEXT of the bits of the offset that must be zero, or shifts. */
 static void check_live(struct tr *t, struct jit_slow *s, int32_t tlb, unsigned size, unsigned align)
 {
     struct emit *e = &t->e;
-    e_pext(e, H_10, s->lin, CTX(words.index_mask));
-    e_lea(e, H_10, at_index(H_10, H_10, 0, 0));
+    const bool pext = t->jit->opt.pext;
+    const unsigned log2 = align > 1 ? __builtin_ctz(align) : 0;
+    place_in_tlb(t, s->lin);
     e_load(e, H_CX, at_index(H_CTX, H_10, 3, tlb));
-    e_lea(e, H_CX, at_index(H_CX, s->lin, 0, align > 1 ? 0 : (int32_t)size - 1));
-    e_pext(e, H_CX, H_CX, CTX(words.page_mask[align > 1 ? __builtin_ctz(align) : 0]));
-    uint8_t *hit = e_jrcxz(e);
+    e_lea(e, pext ? H_CX : H_10, at_index(H_CX, s->lin, 0, log2 ? 0 : (int32_t)size - 1));
+    if (pext) {
+        e_pext(e, H_CX, H_CX, CTX(words.page_mask[log2]));
+    } else {
+        e_mov_imm(e, H_CX, 12);
+        e_shrx(e, H_CX, H_10, H_CX);
+    }
+    uint8_t *hit = e_jrcxz(e), *miss = e->p;
     s->jump = e_jmp32(e);
     e_join8(hit, e->p);
+    if (!pext && log2) {
+        e_mov_imm(e, H_CX, 64 - log2);
+        e_shlx(e, H_CX, H_10, H_CX);
+        hit = e_jrcxz(e);
+        e_jmp_to(e, miss);
+        e_join8(hit, e->p);
+    }
+    if (!pext)
+        place_in_tlb(t, s->lin);
     e_load(e, H_10, at_index(H_CTX, H_10, 3, tlb + 8));
 }
 
 void tlb_look(struct emit *e, unsigned lin, int32_t tlb)
 {
-    e_rorx32(e, H_CX, lin, 8);
+    e_rorx(e, false, H_CX, lin, 8);
     e8(e, 0x81); /* and ecx, 16 * (TLB_ENTRIES - 1) */
     e8(e, 0xe1);
     e32(e, 16 * (TLB_ENTRIES - 1));

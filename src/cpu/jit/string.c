@@ -310,8 +310,8 @@ static void advance(struct tr *t, unsigned guest, unsigned log2)
 static void require_upwards(struct tr *t)
 {
     struct emit *e = &t->e;
-    e_load32(e, H_CX, CTX(eflags));
-    e_pext(e, H_CX, H_CX, CTX(words.df_mask));
+    e_load32(e, H_10, CTX(eflags));
+    tr_bits(t, H_CX, H_10, __builtin_ctz(RFL_DF), 1);
     uint8_t *up = e_jrcxz(e);
     tr_interp(t);
     e_join8(up, e->p);

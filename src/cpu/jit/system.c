@@ -172,12 +172,14 @@ static bool kernel(const struct tr *t) { return t->class != TLB_USER; }
 
 static struct addr events(void) { return CTX(exit_request); }
 
-/* rcx = EFLAGS without IF; flags stay. */
+/* rcx = EFLAGS without IF, which is turned to the top, falls out, and is followed by a zero; flags stay. */
 static void load_eflags_without_if(struct tr *t)
 {
+    const unsigned bit = __builtin_ctz(RFL_IF);
     e_load32(&t->e, H_CX, CTX(eflags));
-    e_pext(&t->e, H_CX, H_CX, CTX(words.not_if_mask));
-    e_pdep(&t->e, H_CX, H_CX, CTX(words.not_if_mask));
+    e_rorx(&t->e, true, H_CX, H_CX, bit + 1);
+    e_lea(&t->e, H_CX, at_index(H_CX, H_CX, 0, 0));
+    e_rorx(&t->e, true, H_CX, H_CX, 64 - bit);
 }
 
 static bool cli(struct tr *t)

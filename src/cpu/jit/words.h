@@ -30,12 +30,13 @@ struct jit_words {
     uint64_t rip;       /* where generated code left */
     uint64_t tmp;       /* of one instruction */
     uint64_t delta[16]; /* of a block: see elide.c */
-    /* Masks for PEXT: page number to TLB index, and what must be zero in an offset that lies in the page (and is aligned). */
+    /*
+     * Masks for PEXT (jit.pext): page number to TLB index, what must be zero in an offset that lies in the page (and is
+     * aligned), RIP to index in a jump table.
+     */
     uint64_t index_mask;
     uint64_t page_mask[6]; /* by log2 of the alignment asked for: 1, 2, 4, ... 32 bytes */
     uint64_t jump_mask;
-    uint64_t arith_mask;            /* the arithmetic flags */
-    uint64_t not_if_mask, df_mask;  /* all but IF, DF alone */
     uint64_t blocks_run, insns_run; /* counted only when stats are asked for; whole blocks */
     uint32_t reason;                /* enum jit_reason */
     uint32_t link;                  /* number of an exit */
