@@ -19,7 +19,7 @@ struct cpuid_table; /* src/x86/cpuid.h */
 /* Which of a PC's interrupt controllers an accelerator brings along for a VM; the machine provides the others. */
 enum irqchip_mode {
     IRQCHIP_USER,   /* none: vcpu->intc is asked */
-    IRQCHIP_SPLIT,  /* the local APICs */
+    IRQCHIP_SPLIT,  /* the local APICs; vcpu->intc is the accelerator's own business */
     IRQCHIP_KERNEL, /* the local APICs, the IOAPIC, the 8259A pair and the 8254 */
 };
 enum irqchip_chip { IRQCHIP_PIC, IRQCHIP_IOAPIC };
@@ -68,7 +68,7 @@ struct accel_ops { /* optional members are NULL */
     /*
      * Before the machine is built around the VM: opens what the host offers and
      * sets vm->irqchip (`irqchip`: "user", "split", "kernel", NULL for the
-     * accelerator's choice) and vm->tsc_hz. 0; -errno with one line in why[n].
+     * accelerator's choice), vm->irqfds and vm->tsc_hz. 0; -errno with one line in why[n].
      * vm_close is the way back, harmless if not opened. Optional: without it
      * an accelerator has IRQCHIP_USER and the tsc_hz below.
      */

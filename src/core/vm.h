@@ -32,7 +32,8 @@ struct vm {
     const char *name;
     const struct accel_ops *accel;
     void *accel_vm;               /* the accelerator's own */
-    enum irqchip_mode irqchip;    /* this and the next: set by accel->vm_open */
+    enum irqchip_mode irqchip;    /* this and the next two: set by accel->vm_open */
+    bool irqfds;                  /* accel->set_route and irqfd have somebody to send to */
     uint64_t tsc_hz;              /* of the guest's TSC */
     struct accel_upcalls upcalls; /* set by the machine unless irqchip is IRQCHIP_USER */
     struct guest_mem mem;

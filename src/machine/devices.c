@@ -159,7 +159,7 @@ static int add_nic(struct pc *pc, unsigned slot, unsigned func, bool tap, const 
     struct nic_options o;
     struct virtio_dev *dev;
     int err = nic_from(&o, pc->config, slot, func, tap, options, why, n);
-    o.irqfds = pc->vm->irqchip != IRQCHIP_USER; /* whoever has local APICs has descriptors for them */
+    o.irqfds = pc->vm->irqfds;
     if (!err)
         err = claim_mac(pc->macs, &pc->nmacs, o.net.mac, why, n);
     if (!err && o.net.kind == NET_USER) {
@@ -284,8 +284,7 @@ int devices_started(struct pc *pc)
     for (unsigned i = 0; i < pc->nvirtio && !err && pc->vm->accel->ioeventfd; i++) {
         struct virtio_pci_events events = {.ioeventfd = ioeventfd, .arg = pc->vm, .first_route = routes};
         /* A device that comes too late for routes keeps its queues. */
-        if (pc->vm->accel->irqfd && pc->vm->irqchip != IRQCHIP_USER &&
-            routes + pc->virtio[i]->lendable <= ACCEL_MSI_ROUTES) {
+        if (pc->vm->irqfds && routes + pc->virtio[i]->lendable <= ACCEL_MSI_ROUTES) {
             events.irqfds = (struct pci_irqfd_ops){set_route, irqfd, pc->vm};
             routes += pc->virtio[i]->lendable;
         }

@@ -189,6 +189,7 @@ int kvm_vm_open_through(const struct kvm_sys *sys, struct vm *vm, const char *ir
     if (!err)
         err = learn(kvm, why, n);
     vm->irqchip = kvm->mode;
+    vm->irqfds = kvm->mode != IRQCHIP_USER;
     if (err)
         vm_close(vm);
     return err;
