@@ -54,8 +54,10 @@ void hvsim_event(struct cpu *cpu, const struct event *ev)
         return;
     }
     uint32_t type = type_of(cpu, ev);
-    if (type == IRQ_INFO_NMI) /* there are no other NMIs */
+    if (type == IRQ_INFO_NMI && hvsim_proc(v, CPU_BASED_VIRTUAL_NMI_WND))
         hvsim_exit(v, VMX_REASON_VIRTUAL_NMI_WND, 0);
+    if (type == IRQ_INFO_NMI)
+        v->nmi = false;
     bool soft = ev->kind == EXC_KIND_SOFT || ev->kind == EXC_KIND_INT1;
     struct hvsim_event now = {
         .info = ev->vector | type | (ev->has_error ? IRQ_INFO_ERROR_VALID : 0) | IRQ_INFO_VALID,

@@ -25,6 +25,7 @@ void hvsim_record(struct hvsim_vcpu *v, uint32_t reason, uint64_t qual, unsigned
     CTRL(v, VMCS_RO_VMX_INSTR_INFO) = JUNK;
     CTRL(v, VMCS_RO_GUEST_LIN_ADDR) = JUNK << 20;
     CTRL(v, VMCS_GUEST_PHYSICAL_ADDRESS) = JUNK << 12;
+    v->info = HV_VM_EXITINFO_VMX;
     v->exits[(reason & 0xffff) < 80 ? reason & 0xffff : 79]++;
     if (reason >> 31) /* the entry failed: the guest's state and the event are as they were (27.8) */
         return;

@@ -20,6 +20,10 @@
  *     vcpus=N                  how many vCPUs there may be (default 64)
  *     jit=off                  everything is interpreted
  *     busy=on, denied=on, novmx=on   hv_vm_create() fails: another hypervisor, no entitlement, no VT-x
+ *     apic=off                 it takes no HV_VM_ACCEL_APIC, which macOS 12 has
+ *     hlt=exit                 HLT exits to the client of a VM with APICs, too; else it stays in the kernel
+ *     x2apic=kernel | exit | none   MSRs of x2APIC mode stay in the kernel; exit; the mode cannot be had
+ *     advanced=on              RIP is behind a WRMSR of an APIC's that has exited for a consequence, not at it
  *     log=on                   says on stderr why an entry failed
  */
 #ifndef XHYVE_TESTS_HVSIM_H
@@ -31,6 +35,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "chipset/lapic.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "cpu/cpu.h"
@@ -38,11 +43,13 @@
 #include "x86/cpuid.h"
 
 enum hvsim_macos { MACOS_10_15, MACOS_11, MACOS_12 };
+enum hvsim_x2apic { X2APIC_KERNEL, X2APIC_EXIT, X2APIC_NONE };
 
 struct hvsim_options {
     const struct hvsim_model *model;
     enum hvsim_macos macos;
-    bool lost, faults, nojit, busy, denied, novmx, log;
+    enum hvsim_x2apic x2apic;
+    bool lost, faults, nojit, busy, denied, novmx, log, noapic, hlt_exits, advanced;
     unsigned spurious, late, vcpus;
 };
 
@@ -92,13 +99,24 @@ struct hvsim_vcpu {
     bool flush_tlb, flush_code;
     const char *reason; /* why the last entry failed */
     uint64_t exits[80]; /* by reason */
-    uint64_t exec_ns;
+    uint64_t exec_ns, idle_ns;
+
+    struct lapic *apic, apic_room; /* HV_VM_ACCEL_APIC; else NULL */
+    hv_apic_ctrl_t ctrl;
+    enum hv_boot_state boot_state;
+    bool nmi;              /* one of the APIC's waits */
+    hv_vm_exitinfo_t info; /* what the last exit, or write of a register, has left to the client; and its details: */
+    bool targets[VM_MAX_VCPUS];
+    uint64_t ap_rip;
+    uint32_t read_value;
+    uint8_t eoi_vector;
 };
 
 enum hvsim_want {
     WANT_INTERRUPT = 1, /* hv_vcpu_interrupt() */
     WANT_WORLD = 2,     /* somebody changes the map of memory */
     WANT_TIMER = 4,     /* the deadline or the preemption timer has passed */
+    WANT_NMI = 8,       /* a local APIC of the kernel's has got one */
 };
 
 #define HVSIM_SPACE_BITS 39 /* of guest-physical addresses that can be mapped */
@@ -117,6 +135,8 @@ struct hvsim {
     hv_vm_options_t flags;
     struct hvsim_vcpu *vcpu[VM_MAX_VCPUS];
     unsigned nvcpus;
+    struct lapic_bus bus;
+    uint64_t bus_freq;
 };
 
 extern struct hvsim hvsim; /* of the process, as the framework's is */
@@ -178,6 +198,15 @@ hv_msr_flags_t hvsim_msr_access(const struct hvsim_vcpu *, uint32_t msr);
 /* window.c: what the CPU takes for its local APIC: windows, the TPR, deadlines. */
 extern const struct intc_ops hvsim_intc;
 void hvsim_raise(struct hvsim_vcpu *, enum hvsim_want); /* any thread */
+
+/* apic.c: local APICs in the kernel. */
+void hvsim_apic_open(void);
+bool hvsim_apic_create(struct hvsim_vcpu *); /* if the VM has them */
+void hvsim_apic_destroy(struct hvsim_vcpu *);
+uint64_t hvsim_apic_deadline(const struct hvsim_vcpu *); /* of its timer, in os_clock_ns() time */
+/* RDMSR or WRMSR at CPL 0: true if it was executed here. */
+bool hvsim_apic_msr(struct hvsim_vcpu *, bool write);
+void hvsim_apic_access(struct hvsim_vcpu *, uint64_t gpa, bool read); /* after hvsim_record() */
 
 static inline struct hvsim_vcpu *hvsim_of(const struct cpu *cpu) { return cpu->hooks_arg; }
 

@@ -113,6 +113,8 @@ static bool msr(struct hvsim_vcpu *v, bool write)
 {
     struct cpu *cpu = v->cpu;
     hv_msr_flags_t need = write ? HV_MSR_WRITE : HV_MSR_READ;
+    if (cpu->cpl == 0 && hvsim_apic_msr(v, write))
+        return true;
     bool native = hvsim_msr_access(v, (uint32_t)cpu->reg[RCX]) & need;
     return exits_at_cpl0(v, !native, write ? VMX_REASON_WRMSR : VMX_REASON_RDMSR);
 }
@@ -229,7 +231,8 @@ bool hvsim_insn(struct cpu *cpu, const struct op *op)
     case ZYDIS_MNEMONIC_LMSW: return hvsim_lmsw(v, op);
     case ZYDIS_MNEMONIC_SMSW: return hvsim_smsw(v, op);
     case ZYDIS_MNEMONIC_CPUID: hvsim_exit(v, VMX_REASON_CPUID, 0);
-    case ZYDIS_MNEMONIC_HLT: return exits_at_cpl0(v, hvsim_proc(v, CPU_BASED_HLT), VMX_REASON_HLT);
+    case ZYDIS_MNEMONIC_HLT:
+        return exits_at_cpl0(v, hvsim_proc(v, CPU_BASED_HLT) && (!v->apic || hvsim.options.hlt_exits), VMX_REASON_HLT);
     case ZYDIS_MNEMONIC_INVD: return exits_at_cpl0(v, true, VMX_REASON_INVD);
     case ZYDIS_MNEMONIC_WBINVD: return exits_at_cpl0(v, hvsim_proc2(v, CPU_BASED2_WBINVD), VMX_REASON_WBINVD);
     case ZYDIS_MNEMONIC_INVLPG:

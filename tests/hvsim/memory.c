@@ -27,6 +27,7 @@ static _Noreturn void apic_access(struct hvsim_vcpu *v, uint64_t lin, uint64_t g
         type = cpu->exc.delivering ? 10 : 15; /* a guest-physical access */
     hvsim_record(v, VMX_REASON_APIC_ACCESS, (gpa & 0xfff) | (uint64_t)type << 12, cpu->op ? OP_LEN(cpu->op) : 0);
     CTRL(v, VMCS_RO_GUEST_LIN_ADDR) = lin;
+    hvsim_apic_access(v, gpa, type == 0);
     begins_anew(cpu);
     hvsim_leave(v);
 }

@@ -81,7 +81,7 @@ static void enter(struct hvsim_vcpu *v)
         v->dr7_seen = cpu->dr[7];
         mmu_debug_changed(cpu);
     }
-    cpu->nmi_pending = hvsim_proc(v, CPU_BASED_VIRTUAL_NMI_WND);
+    cpu->nmi_pending = hvsim_proc(v, CPU_BASED_VIRTUAL_NMI_WND) || v->nmi;
     cpu->irq_unsure = 1;
     v->timer_at = NO_DEADLINE;
     if (hvsim_pin(v, PIN_BASED_PREEMPTION_TIMER))
@@ -94,10 +94,12 @@ static void enter(struct hvsim_vcpu *v)
 /* Nothing but an interrupt wakes a vCPU that halts without an exit. */
 static void sleep_in_guest(struct hvsim_vcpu *v)
 {
-    uint64_t until = v->deadline < v->timer_at ? v->deadline : v->timer_at;
+    uint64_t until = hvsim_intc.deadline(v), since = os_clock_ns();
     os_wait(&v->core.events, 0, until);
     if (os_clock_ns() >= until)
-        hvsim_raise(v, WANT_TIMER);
+        hvsim_intc.expire(v);
+    if (v->apic && !hvsim.options.hlt_exits)
+        v->idle_ns += os_clock_ns() - since;
 }
 
 /* Somebody wanted the CPU. Comes back if the guest goes on. */
@@ -105,6 +107,10 @@ static void serve(struct hvsim_vcpu *v)
 {
     atomic_fetch_and(&v->core.events, ~(uint32_t)VCPU_EV_STOP);
     uint32_t wants = atomic_load(&v->wants);
+    if (wants & WANT_NMI) { /* before anything that exits */
+        atomic_fetch_and(&v->wants, ~(uint32_t)WANT_NMI);
+        v->nmi = v->cpu->nmi_pending = true;
+    }
     if (wants & WANT_INTERRUPT) {
         atomic_fetch_and(&v->wants, ~(uint32_t)WANT_INTERRUPT);
         hvsim_exit(v, VMX_REASON_IRQ, 0);

@@ -37,6 +37,7 @@ struct hvsim_vcpu *hvsim_mine(hv_vcpuid_t id, hv_return_t *err)
 
 static void destroy(struct hvsim_vcpu *v)
 {
+    hvsim_apic_destroy(v);
     cpu_free(v->cpu);
     pthread_mutex_destroy(&v->core.lock);
     free(v);
@@ -62,7 +63,7 @@ static struct hvsim_vcpu *create(unsigned id)
     v->cpu->hooks = &hooks;
     v->cpu->hooks_arg = v;
     int err = hvsim.options.nojit ? 0 : jit_new(v->cpu);
-    if (err && err != -95) { /* without the translator it is slow, no more */
+    if ((err && err != -95) || !hvsim_apic_create(v)) { /* without the translator it is slow, no more */
         destroy(v);
         return NULL;
     }

@@ -36,8 +36,8 @@ static void set_option(struct hvsim_options *o, char *text)
     const struct {
         const char *name;
         bool *flag;
-    } flags[] = {{"lost", &o->lost},     {"faults", &o->faults}, {"busy", &o->busy},
-                 {"denied", &o->denied}, {"novmx", &o->novmx},   {"log", &o->log}};
+    } flags[] = {{"lost", &o->lost},   {"faults", &o->faults}, {"busy", &o->busy},        {"denied", &o->denied},
+                 {"novmx", &o->novmx}, {"log", &o->log},       {"advanced", &o->advanced}};
     for (size_t i = 0; i < ARRAY_LEN(flags); i++)
         if (strcmp(text, flags[i].name) == 0) {
             *flags[i].flag = strcmp(value, "on") == 0;
@@ -53,6 +53,12 @@ static void set_option(struct hvsim_options *o, char *text)
         o->macos = MACOS_12;
     else if (strcmp(text, "jit") == 0)
         o->nojit = strcmp(value, "off") == 0;
+    else if (strcmp(text, "apic") == 0)
+        o->noapic = strcmp(value, "off") == 0;
+    else if (strcmp(text, "hlt") == 0)
+        o->hlt_exits = strcmp(value, "exit") == 0;
+    else if (strcmp(text, "x2apic") == 0)
+        o->x2apic = strcmp(value, "exit") == 0 ? X2APIC_EXIT : strcmp(value, "none") == 0 ? X2APIC_NONE : X2APIC_KERNEL;
     else if (strcmp(text, "spurious") == 0)
         o->spurious = (unsigned)strtoul(value, NULL, 10);
     else if (strcmp(text, "late") == 0)
@@ -103,6 +109,21 @@ void *__wrap_dlsym(void *handle, const char *name)
         {"hv_vmx_vcpu_get_cap_write_vmcs", MACOS_11, (void (*)(void))hv_vmx_vcpu_get_cap_write_vmcs},
         {"hv_vmx_get_msr_info", MACOS_11, (void (*)(void))hv_vmx_get_msr_info},
         {"hv_vcpu_vmx_status", MACOS_12, (void (*)(void))hv_vcpu_vmx_status},
+        {"hv_vcpu_get_idle_time", MACOS_12, (void (*)(void))hv_vcpu_get_idle_time},
+        {"hv_vm_set_apic_bus_freq", MACOS_12, (void (*)(void))hv_vm_set_apic_bus_freq},
+        {"hv_vm_lapic_msi", MACOS_12, (void (*)(void))hv_vm_lapic_msi},
+        {"hv_vm_send_ioapic_intr", MACOS_12, (void (*)(void))hv_vm_send_ioapic_intr},
+        {"hv_vcpu_apic_ctrl", MACOS_12, (void (*)(void))hv_vcpu_apic_ctrl},
+        {"hv_vcpu_apic_read", MACOS_12, (void (*)(void))hv_vcpu_apic_read},
+        {"hv_vcpu_apic_write", MACOS_12, (void (*)(void))hv_vcpu_apic_write},
+        {"hv_vcpu_apic_get_state", MACOS_12, (void (*)(void))hv_vcpu_apic_get_state},
+        {"hv_vcpu_apic_put_state", MACOS_12, (void (*)(void))hv_vcpu_apic_put_state},
+        {"hv_vcpu_exit_info", MACOS_12, (void (*)(void))hv_vcpu_exit_info},
+        {"hv_vcpu_exit_init_ap", MACOS_12, (void (*)(void))hv_vcpu_exit_init_ap},
+        {"hv_vcpu_exit_startup_ap", MACOS_12, (void (*)(void))hv_vcpu_exit_startup_ap},
+        {"hv_vcpu_exit_ioapic_eoi", MACOS_12, (void (*)(void))hv_vcpu_exit_ioapic_eoi},
+        {"hv_vcpu_exit_apic_access_read", MACOS_12, (void (*)(void))hv_vcpu_exit_apic_access_read},
+        {"hv_vcpu_exit_inject_excp", MACOS_12, (void (*)(void))hv_vcpu_exit_inject_excp},
     };
     if (strncmp(name, "hv_", 3) != 0)
         return __real_dlsym(handle, name);
@@ -147,9 +168,10 @@ hv_return_t hv_vm_create(hv_vm_options_t flags)
         return o->macos >= MACOS_11 ? HV_DENIED : HV_ERROR;
     if (o->busy)
         return HV_BUSY;
-    /* The chips in the kernel of macOS 12 are not simulated. */
-    if (flags & ~(hv_vm_options_t)(HV_VM_SPECIFY_MITIGATIONS | 0x5e))
-        return flags & HV_VM_ACCEL_APIC ? HV_UNSUPPORTED : HV_BAD_ARGUMENT;
+    if (flags & ~(hv_vm_options_t)(HV_VM_SPECIFY_MITIGATIONS | HV_VM_ACCEL_APIC | 0x5e))
+        return HV_BAD_ARGUMENT;
+    if ((flags & HV_VM_ACCEL_APIC) && (o->macos < MACOS_12 || o->noapic))
+        return o->noapic ? HV_UNSUPPORTED : HV_BAD_ARGUMENT;
     hv_return_t r = HV_SUCCESS;
     pthread_mutex_lock(&hvsim.lock);
     if (hvsim.created) {
@@ -163,6 +185,8 @@ hv_return_t hv_vm_create(hv_vm_options_t flags)
         if (code_map_new(&hvsim.code, &hvsim.space))
             r = HV_NO_RESOURCES;
         hvsim.flags = flags;
+        if (flags & HV_VM_ACCEL_APIC)
+            hvsim_apic_open();
         hvsim.created = r == HV_SUCCESS;
     }
     pthread_mutex_unlock(&hvsim.lock);

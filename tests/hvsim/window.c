@@ -1,7 +1,8 @@
 /*
- * What the CPU takes for its local APIC. Interrupts of its own it has none: a
- * wanted interrupt window looks to it like an interrupt that waits, and taking
- * it leaves for the hypervisor. The deadline is that of the preemption timer.
+ * What the CPU takes for its local APIC. Interrupts it has those of a local
+ * APIC in the kernel, if there are such, and a wanted interrupt window looks to
+ * it like one that waits: taking it leaves for the hypervisor. The deadline is
+ * that of the preemption timer, or the APIC's.
  */
 #include "hvsim.h"
 
@@ -21,13 +22,17 @@ void hvsim_raise(struct hvsim_vcpu *v, enum hvsim_want want)
 static int pending(void *arg)
 {
     const struct hvsim_vcpu *v = arg;
-    return hvsim_proc(v, CPU_BASED_IRQ_WND) ? 0 : -1;
+    if (hvsim_proc(v, CPU_BASED_IRQ_WND))
+        return 0;
+    return v->apic ? lapic_intc_ops.pending(v->apic) : -1;
 }
 
 static int ack(void *arg)
 {
     struct hvsim_vcpu *v = arg;
     const struct hvsim_options *o = &hvsim.options;
+    if (!hvsim_proc(v, CPU_BASED_IRQ_WND))
+        return lapic_intc_ops.ack(v->apic);
     if (o->late && ++v->windows % o->late) {
         v->cpu->irq_unsure = 1; /* asks again behind the next block */
         atomic_store(&v->cpu->exit_request, 1);
@@ -51,13 +56,17 @@ static uint8_t get_tpr(void *arg)
 static uint64_t deadline(void *arg)
 {
     const struct hvsim_vcpu *v = arg;
-    return v->deadline < v->timer_at ? v->deadline : v->timer_at;
+    uint64_t at = v->deadline < v->timer_at ? v->deadline : v->timer_at, timer = hvsim_apic_deadline(v);
+    return timer < at ? timer : at;
 }
 
 static void expire(void *arg)
 {
     struct hvsim_vcpu *v = arg;
-    if (os_clock_ns() >= deadline(v))
+    uint64_t now = os_clock_ns();
+    if (v->apic)
+        lapic_intc_ops.expire(v->apic);
+    if (now >= v->deadline || now >= v->timer_at)
         hvsim_raise(v, WANT_TIMER);
 }
 
