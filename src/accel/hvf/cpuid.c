@@ -10,8 +10,6 @@
 #include "accel/hvf/priv.h"
 #include "util/bytes.h"
 
-#define APIC_BASE_EN (1u << 11)
-
 static const uint16_t of_host[] = {
     X86_TSC,      X86_CX8,    X86_SEP,        X86_CMOV,   X86_CLFLUSH, X86_MMX,     X86_FXSR,    X86_SSE,
     X86_SSE2,     X86_SSE3,   X86_PCLMULQDQ,  X86_SSSE3,  X86_FMA,     X86_CX16,    X86_PCID,    X86_SSE4_1,
@@ -32,7 +30,8 @@ static void drop(uint32_t *words, enum x86_feature f) { words[f >> 5] &= ~(1u <<
 
 void hvf_offered(struct vm *vm, uint32_t *words)
 {
-    uint32_t host[CPUID_WORDS], proc2 = hvf_of(vm)->controls.proc2;
+    const struct hvf_vm *hvf = hvf_of(vm);
+    uint32_t host[CPUID_WORDS], proc2 = hvf->controls.proc2;
 
     hvf_host_cpuid(host);
     memset(words, 0, CPUID_WORDS * sizeof(*words));
@@ -51,6 +50,12 @@ void hvf_offered(struct vm *vm, uint32_t *words)
         drop(words, X86_INVPCID);
     if (!(proc2 & CPU_BASED2_XSAVES_XRSTORS))
         drop(words, X86_XSAVES);
+
+    if (hvf->split.on) { /* of its local APICs' TSC deadline nobody says how an exit for the MSR would be served */
+        drop(words, X86_TSC_DEADLINE);
+        if (!hvf->split.x2apic)
+            drop(words, X86_X2APIC);
+    }
 }
 
 int hvf_set_cpuid(struct vcpu *vcpu, const struct cpuid_table *table)

@@ -52,7 +52,10 @@ static bool hlt(struct hvf_vcpu *hv, enum vcpu_exit *out)
 {
     (void)out;
     hvf_skip_exit(hv);
-    hv->run_state = X86_HALTED;
+    if (hv->hvf->split.on) /* whose local APIC wakes it sees it halted, and nobody else */
+        hvf_set_vmcs(hv, VMCS_GUEST_ACTIVITY_STATE, ACTIVITY_HLT);
+    else
+        hv->run_state = X86_HALTED;
     return false;
 }
 
@@ -255,6 +258,9 @@ bool hvf_exit(struct hvf_vcpu *hv, enum vcpu_exit *out)
     if (hv->reason & HVF_EXIT_FAILED)
         return failed_entry(hv, out);
     hv->entered_ever = true;
+    bool left;
+    if (hv->hvf->split.on && hvf_split_exit(hv, out, &left))
+        return left;
     if (r->serve == again && !r->amid_delivery)
         return false;
     hv->qualification = hvf_vmcs(hv, VMCS_RO_EXIT_QUALIFIC);

@@ -49,20 +49,29 @@ static bool set_paging(struct hvf_vcpu *hv, unsigned *bits)
     return (cpu->cr0 & CR0_PE) && !(hvf_reg(hv, HV_X86_RFLAGS) & RFL_VM);
 }
 
-/* Up to 15 bytes at a linear address; how many there are. */
-static unsigned code_bytes(struct hvf_vcpu *hv, uint64_t lin, uint8_t bytes[15])
+/* Up to `most` bytes at a linear address; how many there are. */
+static unsigned code_bytes(struct hvf_vcpu *hv, uint64_t lin, uint8_t *bytes, unsigned most)
 {
     unsigned n = 0;
-    while (n < 15) {
+    while (n < most) {
         uint64_t gpa;
         unsigned part = 4096 - (unsigned)((lin + n) & 0xfff);
-        if (part > 15 - n)
-            part = 15 - n;
+        if (part > most - n)
+            part = most - n;
         if (!mmu_peek(hv->cpu, lin + n, &gpa) || mem_read(&hv->vcpu->vm->mem, gpa, bytes + n, part))
             break;
         n += part;
     }
     return n;
+}
+
+unsigned hvf_code_bytes(struct hvf_vcpu *hv, unsigned back, uint8_t *bytes, unsigned n)
+{
+    unsigned bits;
+    if (!set_paging(hv, &bits))
+        return 0;
+    uint64_t rip = hvf_reg(hv, HV_X86_RIP) - back;
+    return code_bytes(hv, bits == 64 ? rip : (uint32_t)(rip + hvf_vmcs(hv, VMCS_GUEST_CS_BASE)), bytes, n);
 }
 
 static struct insn *decode(struct hvf_vcpu *hv, uint64_t *rip, struct insn *room)
@@ -75,7 +84,7 @@ static struct insn *decode(struct hvf_vcpu *hv, uint64_t *rip, struct insn *room
         return NULL;
     *rip = hvf_reg(hv, HV_X86_RIP);
     uint64_t lin = bits == 64 ? *rip : (uint32_t)(*rip + hvf_vmcs(hv, VMCS_GUEST_CS_BASE));
-    unsigned n = code_bytes(hv, lin, bytes);
+    unsigned n = code_bytes(hv, lin, bytes, sizeof(bytes));
     if (!n || insn_decode_in_place(hv->cpu->blocks->decoded, bits, bytes, n, room, &insn))
         return NULL;
     return insn;

@@ -34,11 +34,38 @@
 
 #define CR4_VMXE (UINT64_C(1) << 13)
 #define IA32_APIC_BASE 0x1bu
+#define APIC_BASE_BSP (UINT64_C(1) << 8)
+#define APIC_BASE_EXTD (UINT64_C(1) << 10)
+#define APIC_BASE_EN (UINT64_C(1) << 11)
+#define ACTIVITY_HLT 1 /* of the guest activity state (25.4.2) */
+
+/* An entry in which the kick of hv_vcpu_interrupt() may have got lost is over by then. */
+#define ENTRY_NS UINT64_C(10000000)
+
+/* Local APICs in the kernel, 12.0: all or none. */
+struct hvf_apic_api {
+    hv_return_t (*set_bus_freq)(uint64_t hz);
+    hv_return_t (*msi)(uint64_t addr, uint64_t data);
+    hv_return_t (*send_ioapic_intr)(uint64_t entry);
+    hv_return_t (*ctrl)(hv_vcpuid_t, hv_apic_ctrl_t);
+    hv_return_t (*read)(hv_vcpuid_t, uint32_t offset, uint32_t *val);
+    hv_return_t (*write)(hv_vcpuid_t, uint32_t offset, uint32_t val, bool *no_side_effect);
+    hv_return_t (*get_state)(hv_vcpuid_t, hv_apic_state_ext_t *);
+    hv_return_t (*put_state)(hv_vcpuid_t, const hv_apic_state_ext_t *);
+    hv_return_t (*exit_info)(hv_vcpuid_t, hv_vm_exitinfo_t *);
+    hv_return_t (*exit_init_ap)(hv_vcpuid_t, bool *targets, unsigned count);
+    hv_return_t (*exit_startup_ap)(hv_vcpuid_t, bool *targets, unsigned count, uint64_t *rip);
+    hv_return_t (*exit_ioapic_eoi)(hv_vcpuid_t, uint8_t *vector);
+    hv_return_t (*exit_inject_excp)(hv_vcpuid_t, uint8_t *vector, bool *valid, uint32_t *code, bool *restart);
+    hv_return_t (*get_idle_time)(hv_vcpuid_t, uint64_t *ns);
+};
 
 /* Calls later than macOS 10.15; NULL where this system lacks them. */
 struct hvf_api {
     hv_return_t (*set_tsc_relative)(hv_vcpuid_t, int64_t offset); /* 11.0, both or none */
     uint64_t (*tsc_clock)(void);
+    bool has_apic;
+    struct hvf_apic_api apic;
 };
 
 /* hv_vmx_read_capability(): bits that must be 1 in the low half, bits that may be 1 in the high half. */
@@ -60,6 +87,16 @@ struct hvf_vm {
     bool created, mapped;
     unsigned max_vcpus;
     _Atomic bool apic_page; /* APIC-access exits may be asked for */
+
+    struct { /* irqchip=split: the local APICs are the framework's */
+        bool on;
+        bool has_base;             /* their state has IA32_APIC_BASE where its address is */
+        bool x2apic;               /* they can be put into x2APIC mode */
+        _Atomic bool intr;         /* the 8259A's output */
+        _Atomic uint8_t who_skips; /* enum hvf_who_skips */
+        pthread_rwlock_t lock;     /* writers: who replaces a local APIC's state; readers: who sends a message */
+        pthread_mutex_t idle_lock; /* every vCPU's idle_from and idle_to */
+    } split;
 
     /* No page of this VM is known to hold code: the interpreter decodes each instruction anew. */
     struct guest_mem no_code;
@@ -107,6 +144,16 @@ struct hvf_vcpu {
     struct hvf_event event;
     bool event_written; /* the VMCS has it; an exit clears the VMCS' valid bit */
     uint32_t idt_info;  /* IDT-vectoring information of this exit, 0: it did not interrupt a delivery */
+
+    struct {                         /* irqchip=split */
+        uint64_t base;               /* IA32_APIC_BASE */
+        hv_apic_state_ext_t fresh;   /* as it was made */
+        bool used;                   /* it may be other than that */
+        uint64_t bound_ns;           /* the next entry lasts no longer */
+        uint64_t idle_ns;            /* what the framework has counted so far */
+        bool halted;                 /* the last entry ended in HLT, by its bound */
+        uint64_t idle_from, idle_to; /* the last time that it was seen halted with interrupts off; 0, 0: it is not */
+    } apic;
 
     bool entered_ever; /* at least one entry has not failed */
     bool apic_page_on; /* APIC-access exits, for the page at apic_page */
@@ -214,6 +261,26 @@ void hvf_apic_page_follow(struct hvf_vcpu *); /* after a change of IA32_APIC_BAS
 void hvf_apic_page_off(struct hvf_vcpu *);
 /* An access to a device at gpa by the instruction at RIP. */
 bool hvf_mmio(struct hvf_vcpu *, uint64_t gpa, bool write, enum vcpu_exit *out);
+
+/* Up to n bytes of code from `back` before RIP on; how many there are. */
+unsigned hvf_code_bytes(struct hvf_vcpu *, unsigned back, uint8_t *bytes, unsigned n);
+
+/* split.c: local APICs of the framework's (irqchip=split). */
+/* Before hv_vm_create(): can it be had? 0; -errno with what was expected, what was found and what to do in why[n]. */
+int hvf_split_probe(struct hvf_vm *, char *why, size_t n);
+int hvf_split_open(struct hvf_vm *, char *why, size_t n); /* after it, before the first vCPU */
+int hvf_split_vcpu_init(struct hvf_vcpu *);               /* 0 or -errno, told */
+/* The exit is one of a local APIC's, which the VMCS alone does not tell: served, and *leave as hvf_exit() has it. */
+bool hvf_split_exit(struct hvf_vcpu *, enum vcpu_exit *out, bool *leave);
+int hvf_set_lapic(struct vcpu *, uint64_t apic_base, const uint8_t page[ACCEL_LAPIC_PAGE]);
+int hvf_get_lapic(struct vcpu *, uint64_t *apic_base, uint8_t page[ACCEL_LAPIC_PAGE]);
+int hvf_msi(struct vm *, uint64_t addr, uint32_t data, int pin);
+void hvf_set_intr(struct vm *, bool level);
+
+/* idle.c: how long an entry may last where HLT does not end it, and whether all vCPUs have halted for good. */
+uint64_t hvf_entry_bound(const struct hvf_vcpu *);
+void hvf_idle_look(struct hvf_vcpu *, uint64_t entered_ns); /* after each exit */
+void hvf_idle_waits(struct hvf_vcpu *, bool for_sipi);      /* for SIPI, or no more: it has been told to go on */
 
 /* step.c: the interpreter on a vCPU's state. True: leave run() with *out. */
 bool hvf_step(struct hvf_vcpu *, enum vcpu_exit *out); /* executes the instruction at RIP */

@@ -117,6 +117,8 @@ void hvf_state_read(struct hvf_vcpu *hv, struct x86_state *s)
     s->nmi_blocked = (blocking & GUEST_INTRBILITY_NMI_BLOCKING) != 0;
     s->nmi_pending = hv->nmi_pending;
     s->run_state = hv->run_state;
+    if (hv->hvf->split.on && hv->run_state == X86_RUNNING && hvf_vmcs(hv, VMCS_GUEST_ACTIVITY_STATE) == ACTIVITY_HLT)
+        s->run_state = X86_HALTED;
 }
 
 /* ---- writing ---- */
@@ -214,6 +216,13 @@ void hvf_state_write(struct hvf_vcpu *hv, const struct x86_state *from, const st
     write_blocking(hv, to);
     hv->nmi_pending = to->nmi_pending;
     hv->run_state = to->run_state;
+    if (hv->hvf->split.on) { /* it is entered halted: see hlt() */
+        bool halted = to->run_state == X86_HALTED;
+        if (halted || !from || from->run_state != to->run_state)
+            hvf_try_vmcs(hv, VMCS_GUEST_ACTIVITY_STATE, halted ? ACTIVITY_HLT : 0);
+        if (halted)
+            hv->run_state = X86_RUNNING;
+    }
 }
 
 static void write_soft_msrs(struct hvf_vcpu *hv, const struct x86_state *s)
@@ -256,6 +265,7 @@ int hvf_set_state(struct vcpu *vcpu, const struct x86_state *s)
 {
     struct hvf_vcpu *hv = vcpu->accel;
     forget_events(hv);
+    hvf_idle_waits(hv, false);
     write_soft_msrs(hv, s);
     hvf_set_native_msrs(hv, s);
     hvf_state_write(hv, NULL, s);

@@ -18,8 +18,6 @@
 #include "cpu/block.h"
 #include "os/clock.h"
 
-#define ENTRY_NS UINT64_C(10000000)
-
 static const uint32_t my_events = VCPU_EV_INTR | VCPU_EV_NMI | VCPU_EV_INIT | VCPU_EV_SIPI | VCPU_EV_TIMER |
                                   VCPU_EV_ACCEL;
 
@@ -43,6 +41,8 @@ static int make(struct hvf_vcpu *hv)
     }
     hvf_controls_write(hv);
     int err = hvf_msrs_native(hv);
+    if (!err && hv->hvf->split.on)
+        err = hvf_split_vcpu_init(hv);
     if (err)
         return err;
     struct x86_state s; /* whatever a machine does next, every field of the VMCS is defined */
@@ -72,16 +72,16 @@ int hvf_vcpu_init(struct vcpu *vcpu)
     hv->vcpu = vcpu;
     vcpu->accel = hv;
     int err = make(hv);
-    if (err) {
-        vcpu->accel = NULL;
-        vcpu_free(hv);
-    }
+    if (err)
+        hvf_vcpu_fini(vcpu);
     return err;
 }
 
 void hvf_vcpu_fini(struct vcpu *vcpu)
 {
     struct hvf_vcpu *hv = vcpu->accel;
+    if (hv->hvf->split.on)
+        vcpu->intc = NULL;
     vcpu->accel = NULL;
     vcpu_free(hv);
 }
@@ -114,6 +114,8 @@ static void take_events(struct hvf_vcpu *hv, uint32_t events)
         hvf_state_startup(hv, atomic_load(&vcpu->sipi_vector) & 0xff);
     if (events & VCPU_EV_NMI)
         hv->nmi_pending = true;
+    if (events & (VCPU_EV_INIT | VCPU_EV_SIPI | VCPU_EV_NMI))
+        hvf_idle_waits(hv, false);
 }
 
 /* The timer of the local APIC: fires if it is time. Until when the guest may run. */
@@ -135,6 +137,7 @@ static bool asleep(struct hvf_vcpu *hv, enum vcpu_exit *out)
     if (hv->run_state == X86_RUNNING)
         return false;
     if (hv->run_state == X86_WAIT_SIPI) {
+        hvf_idle_waits(hv, true);
         *out = VCPU_EXIT_WAIT_SIPI;
         return true;
     }
@@ -151,7 +154,7 @@ static bool asleep(struct hvf_vcpu *hv, enum vcpu_exit *out)
 /* 1: the guest has run; 0: somebody wants something first; or -errno. */
 static int enter(struct hvf_vcpu *hv, uint64_t now, uint64_t deadline)
 {
-    uint64_t until = deadline < now + ENTRY_NS ? deadline : now + ENTRY_NS;
+    uint64_t bound = now + hvf_entry_bound(hv), until = deadline < bound ? deadline : bound;
     hv_return_t r = HV_SUCCESS;
     bool run;
 
@@ -215,6 +218,7 @@ static bool turn(struct hvf_vcpu *hv, enum vcpu_exit *out)
     if (ran > 0) {
         hvf_collect(hv);
         bool leave = hvf_exit(hv, out);
+        hvf_idle_look(hv, now);
         if (!broken(hv, out))
             return leave;
         return true;

@@ -37,13 +37,19 @@ static int create(struct hvf_vm *hvf, char *why, size_t n)
                  "must print 1; use -a soft");
         return -ENODEV;
     }
-    hv_return_t r = hv_vm_create(HV_VM_DEFAULT);
+    int err = hvf->split.on ? hvf_split_probe(hvf, why, n) : 0;
+    if (err)
+        return err;
+    hv_return_t r = hv_vm_create(hvf->split.on ? HV_VM_ACCEL_APIC : HV_VM_DEFAULT);
     if (r != HV_SUCCESS) {
         hvf_explain_vm(r, why, n);
         return (unsigned)r == (unsigned)HV_BUSY ? -EBUSY : -ENODEV;
     }
     hvf->created = true;
-    int err = hvf_caps_read(&hvf->caps, why, n);
+    if (hvf->split.on)
+        err = hvf_split_open(hvf, why, n);
+    if (!err)
+        err = hvf_caps_read(&hvf->caps, why, n);
     if (!err)
         err = hvf_controls_compute(&hvf->caps, &hvf->controls, why, n);
     hvf->apic_page = hvf->caps.proc2 >> 32 & CPU_BASED2_VIRTUAL_APIC;
@@ -56,9 +62,15 @@ static int create(struct hvf_vm *hvf, char *why, size_t n)
 
 int hvf_vm_open(struct vm *vm, const char *irqchip, char *why, size_t n)
 {
-    vm->irqchip = IRQCHIP_USER;
-    if (irqchip && strcmp(irqchip, "user") != 0) {
-        snprintf(why, n, "-o irqchip=%s: the accelerator hvf has user only", irqchip);
+    bool split = irqchip && strcmp(irqchip, "split") == 0;
+    vm->irqchip = split ? IRQCHIP_SPLIT : IRQCHIP_USER;
+    if (irqchip && !split && strcmp(irqchip, "user") != 0) {
+        snprintf(why, n,
+                 strcmp(irqchip, "kernel") == 0
+                     ? "-o irqchip=%s: with the accelerator hvf IOAPIC, PIC and PIT are xhyve's own; expected user "
+                       "(the default) or split"
+                     : "-o irqchip=%s: with the accelerator hvf expected user (the default) or split",
+                 irqchip);
         return -EINVAL;
     }
     struct hvf_vm *hvf = calloc(1, sizeof(*hvf));
@@ -69,6 +81,9 @@ int hvf_vm_open(struct vm *vm, const char *irqchip, char *why, size_t n)
     hvf->vm = vm;
     pthread_mutex_init(&hvf->dirty_lock, NULL);
     pthread_mutex_init(&hvf->tsc.lock, NULL);
+    pthread_rwlock_init(&hvf->split.lock, NULL);
+    pthread_mutex_init(&hvf->split.idle_lock, NULL);
+    hvf->split.on = split;
     hvf_api_find(&hvf->api);
     vm->accel_vm = hvf;
     int err = create(hvf, why, n);
@@ -88,6 +103,8 @@ void hvf_vm_close(struct vm *vm)
         if (r != HV_SUCCESS)
             log_warn("Hypervisor.framework does not let go of the VM: %s", hvf_strerror(r));
     }
+    pthread_mutex_destroy(&hvf->split.idle_lock);
+    pthread_rwlock_destroy(&hvf->split.lock);
     pthread_mutex_destroy(&hvf->tsc.lock);
     pthread_mutex_destroy(&hvf->dirty_lock);
     free(hvf);
@@ -159,6 +176,10 @@ const struct accel_ops accel_hvf = {
     .tsc_to_ns = hvf_tsc_to_ns,
     .offered = hvf_offered,
     .kick = hvf_kick,
+    .set_lapic = hvf_set_lapic,
+    .get_lapic = hvf_get_lapic,
+    .msi = hvf_msi,
+    .set_intr = hvf_set_intr,
     .dirty_log = hvf_dirty_log,
     .stats = hvf_stats,
 };
