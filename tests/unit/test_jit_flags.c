@@ -190,6 +190,36 @@ static void what_is_not_known_may_be_needed(void **state)
     }
 }
 
+static void what_is_killed_before_the_unknown_is_dead(void **state)
+{
+    struct rig *r = *state;
+    start(r, "jit.threshold=1");
+    PUT(r, CODE, BEFORE, JMP_TARGET);
+    PUT(r, TARGET, 0xff, 0xcb, 0x74, 0x00, 0xf4); /* dec ebx; jz; hlt */
+    r->cpu->rip = CODE;
+    assert_true(jit_at_once(r->cpu));
+    assert_int_equal(block_at(r, CODE)->live, RFL_CF);
+}
+
+/* Who looks ahead from further on sees further, and must not find more that is needed: lockstep would complain. */
+static void looking_ahead_from_there_finds_no_more(void **state)
+{
+    struct rig *r = *state;
+    start(r, "jit.threshold=1,jit.lockstep=on");
+    PUT(r, CODE, BEFORE, JMP_TARGET);
+    PUT(r, TARGET, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xeb, 0x18); /* the eighth instruction is the one it leads to */
+    PUT(r, TARGET + 0x20, 0xff, 0xcb, 0x74, 0x00, 0xf4);            /* dec ebx; jz; hlt */
+    r->cpu->reg[RDI] = DATA;
+    for (uint64_t rip = CODE; rip <= TARGET; rip += TARGET - CODE) {
+        r->cpu->rip = rip;
+        assert_true(jit_at_once(r->cpu));
+        assert_int_equal(block_at(r, rip)->live, RFL_CF);
+        assert_false(jit_run(r->cpu)); /* the next one has no code yet */
+        assert_false(lockstep_failed(r->cpu->jit->lockstep));
+    }
+    assert_int_equal(r->cpu->rip, TARGET + 0x20);
+}
+
 static void off_keeps_all(void **state)
 {
     struct rig *r = *state;
@@ -234,6 +264,8 @@ int main(void)
         T(a_target_may_be_changed_by_the_guest),
         T(both_ways_of_a_jump_count),
         T(what_is_not_known_may_be_needed),
+        T(what_is_killed_before_the_unknown_is_dead),
+        T(looking_ahead_from_there_finds_no_more),
         T(off_keeps_all),
         T(lockstep_sees_flags_that_were_not_kept),
     };

@@ -1,7 +1,8 @@
 /*
  * Returns and indirect jumps of translated code whose targets have no code yet
  * go on without the interpreter, and fault where the instruction is if the
- * target is no address; blocks that are not due yet are not looked for.
+ * target is no address; blocks that are not due yet are not looked for; jumps by
+ * a count.
  */
 #include "interp_fixture.h"
 
@@ -155,10 +156,41 @@ static void cold_blocks_change(void **state)
     assert_int_equal(stats(r)->blocks, 0);
 }
 
+/* LOOP, JRCXZ and JECXZ: by as much of RCX as the size of an address says; CF is that of before. */
+static void jumps_by_count(void **state)
+{
+    struct rig *r = *state;
+    start(r, "jit.threshold=1");
+    PUT(r, CODE, 0xb9, 100, 0, 0, 0,        /* mov ecx, 100 */
+        0xff, 0xc0,                         /* inc eax */
+        0xf9,                               /* stc */
+        0xe2, 0xfb,                         /* loop to the inc */
+        0x83, 0xd0, 0x00,                   /* adc eax, 0 */
+        0x48, 0xb9, 5, 0, 0, 0, 1, 0, 0, 0, /* mov rcx, 1 << 32 | 5 */
+        0xff, 0xc3,                         /* inc ebx */
+        0x67, 0xe2, 0xfb,                   /* loop by ecx to the inc */
+        0xe3, 0x02,                         /* jrcxz over the next */
+        0x0f, 0x0b,                         /* ud2 */
+        0x48, 0xb9, 0, 0, 0, 0, 1, 0, 0, 0, /* mov rcx, 1 << 32 */
+        0xe3, 0x03,                         /* jrcxz to the ud2 */
+        0x67, 0xe3, 0x02,                   /* jecxz over it */
+        0x0f, 0x0b, 0xff, 0xc3, 0xf4);      /* ud2; inc ebx; hlt */
+    for (unsigned round = 0; round < 6; round++) {
+        uint64_t interpreted = stats(r)->interps;
+        assert_int_equal(run(r), VCPU_EXIT_HALT_FOREVER);
+        assert_int_equal(r->cpu->reg[RAX], 101);
+        assert_int_equal(r->cpu->reg[RBX], 6);
+        assert_int_equal(r->cpu->reg[RCX], UINT64_C(1) << 32);
+        if (round > 2)
+            assert_in_range(stats(r)->interps - interpreted, 0, 1); /* for the HLT */
+    }
+    assert_true(stats(r)->blocks >= 5);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(returns), T(jumps), T(not_canonical), T(cold_blocks_become_warm),
-                                       T(cold_blocks_change)};
+    const struct CMUnitTest tests[] = {
+        T(returns), T(jumps), T(not_canonical), T(cold_blocks_become_warm), T(cold_blocks_change), T(jumps_by_count)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

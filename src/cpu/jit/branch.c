@@ -33,7 +33,13 @@ static bool is_jcc(ZydisMnemonic m)
     }
 }
 
-bool tr_is_conditional(const struct insn *in) { return is_jcc(in->z.mnemonic); }
+/* Jumps by RCX or ECX, which neither read flags nor write them. (LOOPE and LOOPNE are for the interpreter.) */
+static bool is_jump_by_count(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_LOOP || m == ZYDIS_MNEMONIC_JECXZ || m == ZYDIS_MNEMONIC_JRCXZ;
+}
+
+bool tr_is_conditional(const struct insn *in) { return is_jcc(in->z.mnemonic) || is_jump_by_count(in->z.mnemonic); }
 
 bool tr_is_branch(const struct insn *in) { return in->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE; }
 
@@ -161,6 +167,34 @@ static bool ret(struct tr *t)
     return true;
 }
 
+static void jump_by_count(struct tr *t, uint64_t target)
+{
+    struct emit *e = &t->e;
+    bool wide = t->in->z.address_width == 64;
+    if (t->in->z.mnemonic == ZYDIS_MNEMONIC_LOOP) {
+        if (wide)
+            e_lea(e, G_CX, at(G_CX, -1));
+        else
+            e_lea32(e, G_CX, at(G_CX, -1));
+        e_mov(e, H_CX, G_CX);
+        uint8_t *done = e_jrcxz(e);
+        tr_goto(t, target);
+        e_join8(done, e->p);
+        return;
+    }
+    if (wide)
+        e_mov(e, H_CX, G_CX);
+    else
+        e_mov32(e, H_CX, G_CX);
+    uint8_t *zero = e_jrcxz(e);
+    e8(e, 0xeb); /* jmp over the next, out of reach of jrcxz */
+    e8(e, 0);
+    uint8_t *over = e->p - 1;
+    e_join8(zero, e->p);
+    tr_goto(t, target);
+    e_join8(over, e->p);
+}
+
 bool tr_branch(struct tr *t)
 {
     const struct insn *in = t->in;
@@ -175,6 +209,12 @@ bool tr_branch(struct tr *t)
         return false;
     if (is_jcc(in->z.mnemonic)) {
         goto_if(t, in->z.opcode & 15, target);
+        if (t->ends)
+            tr_goto(t, t->next);
+        return true;
+    }
+    if (is_jump_by_count(in->z.mnemonic)) {
+        jump_by_count(t, target);
         if (t->ends)
             tr_goto(t, t->next);
         return true;

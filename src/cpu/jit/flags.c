@@ -103,15 +103,13 @@ static uint16_t needed_at(struct tr *t, const struct jit_block *b, uint64_t rip)
         in.mode = t->cpu->mode;
         chunks |= jit_chunks(off, in.z.length);
         rip += in.z.length;
-        struct flag_use use = flag_use_of(&in);
-        need |= use.needs & open;
-        open &= (uint16_t) ~(use.needs | use.kills);
-        if (ordinary(t, &in))
-            continue;
-        if ((in.z.mnemonic != ZYDIS_MNEMONIC_JMP && in.z.mnemonic != ZYDIS_MNEMONIC_CALL) ||
-            !direct_target(t, &in, rip, &rip) || ++jumps > AHEAD_JUMPS) {
-            open = RFL_ARITH;
-            break;
+        if (ordinary(t, &in)) {
+            struct flag_use use = flag_use_of(&in);
+            need |= use.needs & open;
+            open &= (uint16_t) ~(use.needs | use.kills);
+        } else if ((in.z.mnemonic != ZYDIS_MNEMONIC_JMP && in.z.mnemonic != ZYDIS_MNEMONIC_CALL) ||
+                   !direct_target(t, &in, rip, &rip) || ++jumps > AHEAD_JUMPS) {
+            break; /* what is still open may be needed there; what was written before is not */
         }
     }
     need |= open;
