@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Fetches guest kernels as the distribution ships them and unpacks them under build/guest; the host installs nothing.
 #
-#   scripts/fetch-kernel.sh [cloud|generic|i386|pae]...      (default: cloud)
+#   scripts/fetch-kernel.sh [cloud|generic|i386|pae|xen|memtest]...      (default: cloud)
 #
 #   cloud    Debian's kernel for virtual machines (Ubuntu: linux-image-virtual)
 #   generic  the kernel that a PC gets
 #   i386     the 32-bit kernel of Debian's installer, which has no PAE
 #   pae      Debian's 32-bit kernel with PAE
+#   xen      the hypervisor Xen, a multiboot kernel
+#   memtest  memtest86+, which starts as Linux does
 #
 # Each becomes build/guest/NAME with vmlinuz, lib/modules/VERSION with a modules.dep and, for the 32-bit ones, root/ with
 # a 32-bit busybox. What is already there is not fetched again: remove build/guest/NAME to get a newer one.
@@ -139,6 +141,26 @@ installer() {
     finish i386 "$into" "$(basename "$into"/lib/modules/*)"
 }
 
+# other NAME PACKAGE GLOB: a kernel that is no Linux, unpacked if it is packed
+other() {
+    local deb into=$work/$1
+    deb=$(first_known "$2")
+    deb=$(download "$deb")
+    mkdir -p "$into"
+    dpkg-deb -x "$deb" "$work/tree-$1"
+    # shellcheck disable=SC2086 # a pattern
+    zcat -f "$work/tree-$1"/$3 >"$into/vmlinuz"
+    rm -rf "${guest:?}/$1"
+    mv "$into" "$guest/$1"
+    echo "fetch-kernel: $1: $2"
+}
+
+# The newest Xen that the package lists know.
+xen_package() {
+    apt-cache pkgnames xen-hypervisor- | grep -E '^xen-hypervisor-[0-9.]+-amd64$' | sort -V | tail -n 1 | grep . ||
+        echo xen-hypervisor-amd64
+}
+
 for name in "${wanted[@]}"; do
     apt=()
     case $name in
@@ -153,6 +175,8 @@ for name in "${wanted[@]}"; do
         mv "$work/tree-busybox/bin/busybox" "$work/root/bin/busybox"
         kernel pae linux-image-686-pae
         ;;
-    *) fail "unknown kernel '$name': expected cloud, generic, i386 or pae" ;;
+    xen) other xen "$(xen_package)" 'boot/xen-*-amd64.gz' ;;
+    memtest) other memtest memtest86+ 'boot/memtest86+x64.bin' ;;
+    *) fail "unknown kernel '$name': expected cloud, generic, i386, pae, xen or memtest" ;;
     esac
 done
