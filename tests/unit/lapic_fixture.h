@@ -155,4 +155,24 @@ static inline void reload(struct rig *r, unsigned i)
     free(blob.data);
 }
 
+/* ---- an 8259A with a few vectors to give; its output falls with the last ---- */
+
+struct fake_pic {
+    struct lapic *lapic;
+    int vector[4];
+    int n, acks;
+};
+
+static inline int fake_pic_ack(void *arg)
+{
+    struct fake_pic *pic = arg;
+    pic->acks++;
+    if (pic->n == 0)
+        return -1;
+    int v = pic->vector[--pic->n];
+    if (pic->n == 0 && pic->lapic)
+        lapic_set_extint(pic->lapic, false);
+    return v;
+}
+
 #endif
