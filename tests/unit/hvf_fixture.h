@@ -46,7 +46,9 @@ static struct {
     } protect[16];
     unsigned protects;
     uint64_t tsc, tsc_step, synced;
-    uint32_t denied; /* a VMCS field that may not be written */
+    uint32_t denied;                /* a VMCS field that may not be written */
+    hv_vm_options_t refused, flags; /* of hv_vm_create() */
+    const char *irqchip;
 } fake;
 
 /* ---- the framework ---- */
@@ -58,9 +60,11 @@ hv_return_t hv_capability(hv_capability_t c, uint64_t *v)
 }
 hv_return_t hv_vm_create(hv_vm_options_t flags)
 {
-    (void)flags;
     if (fake.create_error != HV_SUCCESS)
         return fake.create_error;
+    if (flags & fake.refused)
+        return HV_UNSUPPORTED;
+    fake.flags = flags;
     fake.vm = true;
     return HV_SUCCESS;
 }
@@ -357,7 +361,7 @@ static struct rig *rig_new(void)
     assert_int_equal(vm_new(&rig->vm, "test", 1, MiB(2), &options), 0);
     rig->vcpu = rig->vm->vcpu[0];
     rig->vcpu->intc = &fake_intc;
-    if (hvf_vm_open(rig->vm, NULL, rig->why, sizeof(rig->why)) != 0)
+    if (hvf_vm_open(rig->vm, fake.irqchip, rig->why, sizeof(rig->why)) != 0)
         return rig;
     hvf_offered(rig->vm, offered);
     assert_int_equal(cpuid_build(&rig->cpuid, NULL, offered, NULL, rig->vm->tsc_hz, NS_PER_S, rig->why, 256), 0);
@@ -379,7 +383,7 @@ static void rig_free(struct rig *rig)
     free(rig);
 }
 
-static int setup(void **state)
+static inline int setup(void **state)
 {
     fake_reset();
     *state = rig_new();
