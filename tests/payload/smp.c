@@ -196,6 +196,9 @@ static void x2apic(void)
     sends("x2APIC: all", 0, ICR_ALL, 1111);
     sends("x2APIC: broadcast", 0xffffffff, 0, 1111);
     sends("x2APIC: logical", 0x0000000c, ICR_LOGICAL, 11);
+    smp_init_and_start(3); /* which leaves IA32_APIC_BASE as it is */
+    check("x2APIC: INIT and SIPI start it again", cpu_online(3), true);
+    sends("x2APIC: and it takes interrupts", 3, 0, 1);
 }
 
 void payload(void)

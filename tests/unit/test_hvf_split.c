@@ -436,6 +436,19 @@ static void x2apic_msrs(void **state)
     assert_int_equal(ops->msr_write(rig->hv, 0x1b, UINT64_C(1) << 52 | 0x800), -EPERM);
 }
 
+/* Nobody has asked for APIC-access exits: they are of the page where the APIC is. */
+static void unasked_access(void **state)
+{
+    struct rig *rig = *state;
+    assert_false(rig->hv->apic_page_on);
+    CODE(rig, "\x8b\x04\x25\x30\x00\xe0\xfe"); /* mov eax, [0xfee00030] */
+    chip.reg[3] = 0x50014;
+    chip.info = HV_VM_EXITINFO_APIC_ACCESS_READ;
+    assert_false(exits(rig, VMX_REASON_APIC_ACCESS, 0x30, 7, NULL));
+    assert_int_equal(fake.reg[HV_X86_RAX], 0x50014);
+    assert_int_equal(fake.reg[HV_X86_RIP], CODE_AT + 7);
+}
+
 static void tpr(void **state)
 {
     struct rig *rig = *state;
@@ -666,6 +679,7 @@ int main(void)
         SPLIT(faults),
         SPLIT(unknown_consequence),
         SPLIT(x2apic_msrs),
+        SPLIT(unasked_access),
         SPLIT(tpr),
         SPLIT(start_and_reset),
         SPLIT(init_signal),

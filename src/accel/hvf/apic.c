@@ -46,7 +46,10 @@ void hvf_apic_page_follow(struct hvf_vcpu *hv)
 bool hvf_exit_apic_access(struct hvf_vcpu *hv, enum vcpu_exit *out)
 {
     unsigned kind = hv->qualification >> 12 & 15;
-    uint64_t gpa = hv->apic_page + (hv->qualification & 0xfff);
+    uint64_t page = hv->apic_page;
+    if (!hv->apic_page_on) /* the framework may watch the page of a local APIC of its own unasked */
+        (void)apic_page(hv->vcpu, &page);
+    uint64_t gpa = page + (hv->qualification & 0xfff);
 
     if (hv->idt_info & INFO_VALID)
         return hvf_deliver(hv,

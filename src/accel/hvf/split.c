@@ -349,10 +349,9 @@ static void end_wrmsr(struct hvf_vcpu *hv)
         return;
     bool here = hvf_code_bytes(hv, 0, at, 2) == 2 && is_wrmsr(at);
     bool behind = hvf_code_bytes(hv, 2, before, 2) == 2 && is_wrmsr(before);
-    uint8_t who = atomic_load(&hv->hvf->split.who_skips);
     if (here != behind)
-        atomic_store(&hv->hvf->split.who_skips, who = here ? WE_SKIP : FRAMEWORK_SKIPS);
-    if (who != FRAMEWORK_SKIPS)
+        atomic_store(&hv->hvf->split.who_skips, here ? WE_SKIP : FRAMEWORK_SKIPS);
+    if (atomic_load(&hv->hvf->split.who_skips) != FRAMEWORK_SKIPS)
         hvf_skip_exit(hv);
 }
 
