@@ -648,22 +648,26 @@ static void halted_together(void **state)
     rig->vm->nvcpus = 2;
     fake.reg[HV_X86_RFLAGS] = 2;
 
+    uint32_t stop[4];
     look(rig, VMX_REASON_VMX_TIMER_EXPIRED, MiB(10), 0);
     look(rig, VMX_REASON_VMX_TIMER_EXPIRED, MiB(10), MiB(10));
-    assert_int_equal(rig->vm->stop, VM_RUNNING); /* the other one runs */
+    stop[0] = rig->vm->stop; /* the other one runs */
     other->apic.idle_from = 1;
     other->apic.idle_to = 2; /* it was halted once, long ago */
     look(rig, VMX_REASON_VMX_TIMER_EXPIRED, MiB(10), MiB(10));
-    assert_int_equal(rig->vm->stop, VM_RUNNING);
+    stop[1] = rig->vm->stop;
     hvf_idle_waits(other, true); /* it has got INIT; since then nothing is known of the first */
-    assert_int_equal(rig->vm->stop, VM_RUNNING);
+    stop[2] = rig->vm->stop;
     other->apic.idle_from = 1; /* and waited through the next one */
     look(rig, VMX_REASON_VMX_TIMER_EXPIRED, MiB(10), MiB(10));
-    assert_int_equal(rig->vm->stop, VM_HALT);
+    stop[3] = rig->vm->stop;
 
-    rig->vm->nvcpus = 1;
+    rig->vm->nvcpus = 1; /* before anything can fail */
     rig->vm->vcpu[1] = NULL;
     free(other);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(stop[i], VM_RUNNING);
+    assert_int_equal(stop[3], VM_HALT);
 }
 
 int main(void)
