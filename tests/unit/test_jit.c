@@ -3,54 +3,15 @@
  * left, what it is asked to do (-o jit.NAME), and that lockstep finds what is
  * wrong.
  */
-#include "interp_fixture.h"
+#include "jit_fixture.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 
-#include "cpu/jit/int.h"
 #include "cpu/mmu_int.h"
 
-#define CODE 0x7000
 #define CALLED 0x7100
-
-static void start(struct rig *r, const char *options)
-{
-    r->vm.accel_options = options;
-    int err = jit_new(r->cpu);
-    if (err == -ENOTSUP)
-        skip();
-    assert_int_equal(err, 0);
-    rig_set_mode(r, RIG_LONG64);
-}
-
-static void put(struct rig *r, uint64_t gpa, const void *bytes, size_t n)
-{
-    assert_int_equal(mem_write(&r->vm.mem, gpa, bytes, n), 0);
-    code_written(r->code, NULL, gpa, n);
-}
-#define PUT(r, gpa, ...)                                                                                               \
-    do {                                                                                                               \
-        static const uint8_t bytes_[] = {__VA_ARGS__};                                                                 \
-        put(r, gpa, bytes_, sizeof bytes_);                                                                            \
-    } while (0)
-
-/* From CODE to a HLT; RAX. */
-static uint64_t run(struct rig *r)
-{
-    enum vcpu_exit out;
-    struct cpu *cpu = r->cpu;
-    cpu->rip = CODE;
-    cpu->reg[RAX] = 0;
-    cpu->reg[RSP] = 0xf000; /* not the page of the code */
-    cpu->run_state = X86_RUNNING;
-    assert_int_equal(cpu_run(cpu, &out), 0);
-    assert_int_equal(out, VCPU_EXIT_HALT_FOREVER);
-    return cpu->reg[RAX];
-}
-
-static const struct jit_stats *stats(const struct rig *r) { return &r->cpu->jit->stats; }
 
 #define LOOP                                                                                                           \
     0xb9, 0xe8, 0x03, 0, 0, /* mov ecx, 1000 */                                                                        \

@@ -2,51 +2,17 @@
  * Which flags generated code keeps where it leaves a block: those that the code
  * there needs, as long as that code stays as it is (cpu/jit/flags.c).
  */
-#include "interp_fixture.h"
+#include "jit_fixture.h"
 
-#include <errno.h>
-
-#include "cpu/jit/int.h"
-
-#define CODE 0x7000
 #define TARGET 0x7100 /* four chunks further on */
 #define DATA 0xc000
 
-static void start(struct rig *r, const char *options)
-{
-    r->vm.accel_options = options;
-    int err = jit_new(r->cpu);
-    if (err == -ENOTSUP)
-        skip();
-    assert_int_equal(err, 0);
-    rig_set_mode(r, RIG_LONG64);
-}
-
-static void put(struct rig *r, uint64_t gpa, const void *bytes, size_t n)
-{
-    assert_int_equal(mem_write(&r->vm.mem, gpa, bytes, n), 0);
-    code_written(r->code, NULL, gpa, n);
-}
-#define PUT(r, gpa, ...)                                                                                               \
-    do {                                                                                                               \
-        static const uint8_t bytes_[] = {__VA_ARGS__};                                                                 \
-        put(r, gpa, bytes_, sizeof bytes_);                                                                            \
-    } while (0)
-
 /* From CODE to a HLT, with RAX = 0, RCX = 1 and RDI = DATA; RAX. */
-static uint64_t run(struct rig *r)
+static uint64_t run_on_data(struct rig *r)
 {
-    enum vcpu_exit out;
-    struct cpu *cpu = r->cpu;
-    cpu->rip = CODE;
-    cpu->reg[RAX] = 0;
-    cpu->reg[RCX] = 1;
-    cpu->reg[RDI] = DATA;
-    cpu->reg[RSP] = 0xf000;
-    cpu->run_state = X86_RUNNING;
-    assert_int_equal(cpu_run(cpu, &out), 0);
-    assert_int_equal(out, VCPU_EXIT_HALT_FOREVER);
-    return cpu->reg[RAX];
+    r->cpu->reg[RCX] = 1;
+    r->cpu->reg[RDI] = DATA;
+    return run(r);
 }
 
 /* The newest block at rip that is not void. */
@@ -78,7 +44,7 @@ static void flags_that_the_target_kills_are_dead(void **state)
     PUT(r, CODE, BEFORE, JMP_TARGET);
     PUT(r, TARGET, KILLS);
     for (unsigned i = 0; i < 4; i++)
-        run(r);
+        run_on_data(r);
     assert_int_equal(block_at(r, CODE)->live, 0);
     assert_int_equal(block_at(r, CODE)->chunks, 1 | 1 << 4);
 }
@@ -90,7 +56,7 @@ static void flags_that_the_target_reads_are_kept(void **state)
     PUT(r, CODE, BEFORE, JMP_TARGET);
     PUT(r, TARGET, READS_CF_LATE);
     for (unsigned i = 0; i < 4; i++)
-        assert_int_equal(run(r), 1);
+        assert_int_equal(run_on_data(r), 1);
     assert_true(block_at(r, CODE)->live & RFL_CF);
 }
 
@@ -103,11 +69,11 @@ static void a_target_may_change(void **state)
         PUT(r, CODE, BEFORE, JMP_TARGET); /* made anew: one that keeps flags may stay */
         PUT(r, TARGET, KILLS);
         for (unsigned i = 0; i < 4; i++)
-            run(r);
+            run_on_data(r);
         assert_int_equal(block_at(r, CODE)->live, 0);
         PUT(r, TARGET, READS_CF);
         for (unsigned i = 0; i < 4; i++)
-            assert_int_equal(run(r), 1);
+            assert_int_equal(run_on_data(r), 1);
         assert_true(block_at(r, CODE)->live & RFL_CF);
     }
 }
@@ -121,7 +87,7 @@ static void a_target_may_be_changed_by_the_guest(void **state)
     for (unsigned round = 0; round < 3; round++) {
         PUT(r, TARGET, 0x31, 0xdb, 0x90, 0xf4);
         for (unsigned i = 0; i < 4; i++)
-            run(r);
+            run_on_data(r);
         PUT(r, 0x9000, 0xc7, 0x04, 0x25, 0x00, 0x71, 0x00, 0x00, READS_CF, /* mov dword [TARGET], setc al; hlt */
             0xe9, 0xf0, 0xdf, 0xff, 0xff);                                 /* jmp CODE */
         enum vcpu_exit out;
@@ -143,16 +109,16 @@ static void both_ways_of_a_jump_count(void **state)
     PUT(r, CODE, BEFORE, 0x0f, 0x84, 0xf1, 0, 0, 0, KILLS); /* jz TARGET: not taken */
     PUT(r, TARGET, KILLS);
     for (unsigned i = 0; i < 4; i++)
-        run(r);
+        run_on_data(r);
     assert_int_equal(block_at(r, CODE)->live, 0);
     PUT(r, CODE, BEFORE, 0x0f, 0x85, 0xf1, 0, 0, 0, KILLS); /* jnz TARGET: taken */
     PUT(r, TARGET, READS_CF_LATE);
     for (unsigned i = 0; i < 4; i++)
-        assert_int_equal(run(r), 1);
+        assert_int_equal(run_on_data(r), 1);
     PUT(r, CODE, BEFORE, 0x0f, 0x84, 0xf1, 0, 0, 0, READS_CF_LATE);
     PUT(r, TARGET, KILLS);
     for (unsigned i = 0; i < 4; i++)
-        assert_int_equal(run(r), 1);
+        assert_int_equal(run_on_data(r), 1);
 }
 
 static void what_is_not_known_may_be_needed(void **state)
@@ -226,8 +192,8 @@ static void off_keeps_all(void **state)
     start(r, "jit.threshold=1,jit.flags=off");
     PUT(r, CODE, BEFORE, JMP_TARGET);
     PUT(r, TARGET, KILLS);
-    run(r);
-    run(r);
+    run_on_data(r);
+    run_on_data(r);
     assert_int_equal(block_at(r, CODE)->live, RFL_ARITH);
     assert_int_equal(block_at(r, CODE)->chunks, 1);
 }

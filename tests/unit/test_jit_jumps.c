@@ -4,45 +4,16 @@
  * target is no address; blocks that are not due yet are not looked for; jumps by
  * a count.
  */
-#include "interp_fixture.h"
+#include "jit_fixture.h"
 
-#include <errno.h>
-
-#include "cpu/jit/int.h"
-
-#define CODE 0x7000
 #define CALLED 0x7100
 
-static void start(struct rig *r, const char *options)
+/* From CODE on, counting in RBX as well as in RAX. */
+static enum vcpu_exit count(struct rig *r)
 {
-    r->vm.accel_options = options;
-    int err = jit_new(r->cpu);
-    if (err == -ENOTSUP)
-        skip();
-    assert_int_equal(err, 0);
-    rig_set_mode(r, RIG_LONG64);
+    r->cpu->reg[RBX] = 0;
+    return enter(r);
 }
-
-#define PUT(r, gpa, ...)                                                                                               \
-    do {                                                                                                               \
-        static const uint8_t bytes_[] = {__VA_ARGS__};                                                                 \
-        assert_int_equal(mem_write(&(r)->vm.mem, gpa, bytes_, sizeof bytes_), 0);                                      \
-        code_written((r)->code, NULL, gpa, sizeof bytes_);                                                             \
-    } while (0)
-
-static enum vcpu_exit run(struct rig *r)
-{
-    enum vcpu_exit out;
-    struct cpu *cpu = r->cpu;
-    cpu->rip = CODE;
-    cpu->reg[RAX] = cpu->reg[RBX] = 0;
-    cpu->reg[RSP] = 0xf000;
-    cpu->run_state = X86_RUNNING;
-    assert_int_equal(cpu_run(cpu, &out), 0);
-    return out;
-}
-
-static const struct jit_stats *stats(const struct rig *r) { return &r->cpu->jit->stats; }
 
 /* Eight calls of a function from eight places: the ends of most calls were never entered before. */
 static void returns(void **state)
@@ -62,7 +33,7 @@ static void returns(void **state)
         0xc2, 0x08, 0x00);                       /* ret 8 */
     uint64_t interpreted = 0;
     for (unsigned round = 0; round < 3; round++) {
-        assert_int_equal(run(r), VCPU_EXIT_HALT_FOREVER);
+        assert_int_equal(count(r), VCPU_EXIT_HALT_FOREVER);
         assert_int_equal(r->cpu->reg[RAX], 56);
         assert_int_equal(r->cpu->reg[RBX], 8);
         assert_int_equal(r->cpu->reg[RSP], 0xf000);
@@ -89,7 +60,7 @@ static void jumps(void **state)
         assert_int_equal(mem_write(&r->vm.mem, CODE + 0x10 + 8 * i + 5, &rel, 1), 0);
     }
     for (unsigned round = 0; round < 12; round++) {
-        assert_int_equal(run(r), VCPU_EXIT_HALT_FOREVER);
+        assert_int_equal(count(r), VCPU_EXIT_HALT_FOREVER);
         assert_int_equal(r->cpu->reg[RBX], 55);
     }
     assert_true(stats(r)->left_indirect >= 10);
@@ -112,7 +83,7 @@ static void not_canonical(void **state)
         0x48, 0x89, 0x04, 0x24,                /* mov [rsp], rax */
         0xc3);                                 /* ret */
     r->cpu->idtr.limit = 0;
-    assert_int_equal(run(r), VCPU_EXIT_TRIPLE_FAULT);
+    assert_int_equal(count(r), VCPU_EXIT_TRIPLE_FAULT);
     assert_int_equal(r->cpu->reg[RSP], 0xf000 - 8);
     assert_int_equal(r->cpu->rip, CALLED + 19);
     assert_true(stats(r)->blocks >= 2);
@@ -128,12 +99,12 @@ static void cold_blocks_become_warm(void **state)
         0xff, 0xc9,                      /* dec ecx */
         0x75, 0xfa,                      /* jnz to the inc */
         0xf4);
-    assert_int_equal(run(r), VCPU_EXIT_HALT_FOREVER);
+    assert_int_equal(count(r), VCPU_EXIT_HALT_FOREVER);
     assert_int_equal(r->cpu->reg[RAX], 1000);
     assert_int_equal(stats(r)->blocks, 1);
     /* Its bytes change: it is cold again, and does what the new ones say. */
     PUT(r, CODE + 5, 0x01, 0xc8); /* add eax, ecx */
-    assert_int_equal(run(r), VCPU_EXIT_HALT_FOREVER);
+    assert_int_equal(count(r), VCPU_EXIT_HALT_FOREVER);
     assert_int_equal(r->cpu->reg[RAX], 500500);
     assert_int_equal(stats(r)->blocks, 2);
     assert_int_equal(stats(r)->dropped, 1);
@@ -149,7 +120,7 @@ static void cold_blocks_change(void **state)
         assert_int_equal(mem_write(&r->vm.mem, CODE + 1, &v, 1), 0);
         code_written(r->code, NULL, CODE + 1, 1);
         for (unsigned i = 0; i < 3; i++) {
-            assert_int_equal(run(r), VCPU_EXIT_HALT_FOREVER);
+            assert_int_equal(count(r), VCPU_EXIT_HALT_FOREVER);
             assert_int_equal(r->cpu->reg[RAX], v);
         }
     }
@@ -177,7 +148,7 @@ static void jumps_by_count(void **state)
         0x0f, 0x0b, 0xff, 0xc3, 0xf4);      /* ud2; inc ebx; hlt */
     for (unsigned round = 0; round < 6; round++) {
         uint64_t interpreted = stats(r)->interps;
-        assert_int_equal(run(r), VCPU_EXIT_HALT_FOREVER);
+        assert_int_equal(count(r), VCPU_EXIT_HALT_FOREVER);
         assert_int_equal(r->cpu->reg[RAX], 101);
         assert_int_equal(r->cpu->reg[RBX], 6);
         assert_int_equal(r->cpu->reg[RCX], UINT64_C(1) << 32);

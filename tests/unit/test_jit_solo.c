@@ -3,14 +3,10 @@
  * guest goes on in a block in which each looks for itself, which dies with the
  * code; where it fails all the time the look is shared no longer.
  */
-#include "interp_fixture.h"
+#include "jit_fixture.h"
 
-#include <errno.h>
-
-#include "cpu/jit/int.h"
 #include "os/clock.h"
 
-#define CODE 0x7000
 #define DATA 0xb000
 #define WORDS 1024 /* two pages */
 #define TIMES 768
@@ -25,33 +21,21 @@ static const uint8_t sum[] = {
     0xf4                    /* hlt */
 };
 
-static void start(struct rig *r)
+static void start_sum(struct rig *r)
 {
-    r->vm.accel_options = "jit.threshold=1";
-    int err = jit_new(r->cpu);
-    if (err == -ENOTSUP)
-        skip();
-    assert_int_equal(err, 0);
-    rig_set_mode(r, RIG_LONG64);
+    start(r, "jit.threshold=1");
     assert_int_equal(mem_write(&r->vm.mem, CODE, sum, sizeof sum), 0);
     for (uint64_t i = 0; i < WORDS; i++)
         rig_store(r, DATA + 8 * i, i * i, 8);
 }
 
 /* The sum of `times` pairs of words, the first one at `from`, each `step` bytes behind the one before. */
-static uint64_t run(struct rig *r, uint64_t from, uint64_t step, uint64_t times)
+static uint64_t sum_of(struct rig *r, uint64_t from, uint64_t step, uint64_t times)
 {
-    enum vcpu_exit out;
-    struct cpu *cpu = r->cpu;
-    cpu->rip = CODE;
-    cpu->reg[RAX] = 0;
-    cpu->reg[RDI] = from;
-    cpu->reg[RBX] = step;
-    cpu->reg[RCX] = times;
-    cpu->run_state = X86_RUNNING;
-    assert_int_equal(cpu_run(cpu, &out), 0);
-    assert_int_equal(out, VCPU_EXIT_HALT_FOREVER);
-    return cpu->reg[RAX];
+    r->cpu->reg[RDI] = from;
+    r->cpu->reg[RBX] = step;
+    r->cpu->reg[RCX] = times;
+    return run(r);
 }
 
 static uint64_t expected(void)
@@ -62,19 +46,17 @@ static uint64_t expected(void)
     return s;
 }
 
-static const struct jit_stats *stats(const struct rig *r) { return &r->cpu->jit->stats; }
-
 /* Seldom: a moment lies between two ends of pages. */
 static uint64_t run_across(struct rig *r)
 {
     os_clock_jump(1000000);
-    return run(r, DATA, 8, TIMES);
+    return sum_of(r, DATA, 8, TIMES);
 }
 
 static void the_end_of_a_page_is_passed_in_a_solo_block(void **state)
 {
     struct rig *r = *state;
-    start(r);
+    start_sum(r);
     for (unsigned i = 0; i < 4; i++)
         assert_int_equal(run_across(r), expected());
     struct jit_stats before = *stats(r);
@@ -89,7 +71,7 @@ static void a_solo_block_is_as_mortal_as_others(void **state)
 {
     struct rig *r = *state;
     static const uint8_t sub[] = {0x48, 0x29, 0xd0}; /* sub rax, rdx */
-    start(r);
+    start_sum(r);
     for (unsigned i = 0; i < 6; i++)
         assert_int_equal(run_across(r), expected());
     assert_true(stats(r)->solos > 0);
@@ -105,13 +87,13 @@ static void what_always_fails_is_shared_no_longer(void **state)
 {
     struct rig *r = *state;
     const uint64_t at = DATA + 0x1000 - 8, both = (at - DATA) / 8 * ((at - DATA) / 8) + WORDS / 2 * (WORDS / 2);
-    start(r);
+    start_sum(r);
     for (unsigned i = 0; i < 1000 && !stats(r)->dropped; i++)
-        assert_int_equal(run(r, at, 0, 1000), 1000 * both);
+        assert_int_equal(sum_of(r, at, 0, 1000), 1000 * both);
     assert_true(stats(r)->dropped > 0);
-    assert_int_equal(run(r, at, 0, 1000), 1000 * both);
+    assert_int_equal(sum_of(r, at, 0, 1000), 1000 * both);
     struct jit_stats before = *stats(r);
-    assert_int_equal(run(r, at, 0, 1000), 1000 * both);
+    assert_int_equal(sum_of(r, at, 0, 1000), 1000 * both);
     assert_int_equal(stats(r)->solos, before.solos);
     assert_int_equal(stats(r)->fills, before.fills);
 }
@@ -121,7 +103,7 @@ static void a_solo_block_faults_where_it_should(void **state)
 {
     struct rig *r = *state;
     enum vcpu_exit out;
-    start(r);
+    start_sum(r);
     for (unsigned i = 0; i < 6; i++)
         assert_int_equal(run_across(r), expected());
     struct cpu *cpu = r->cpu;
