@@ -164,4 +164,30 @@ static UNUSED int close_loop(void **state)
     return 0;
 }
 
+/* -- before and after a test -- */
+
+static UNUSED int setup_cd(void **state)
+{
+    new_drive(CD_SECTORS);
+    return 0;
+}
+
+static UNUSED int setup_dvd(void **state)
+{
+    new_drive(DVD_SECTORS);
+    return 0;
+}
+
+static UNUSED int setup_empty(void **state)
+{
+    new_drive(0);
+    return 0;
+}
+
+static UNUSED int teardown(void **state)
+{
+    atapi_fini(&drive);
+    return 0;
+}
+
 #endif

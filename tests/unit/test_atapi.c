@@ -1,30 +1,6 @@
 /* devices/atapi*: every command of the drive, its answers to the byte, and every error. */
 #include "atapi_fixture.h"
 
-static int setup_cd(void **state)
-{
-    new_drive(CD_SECTORS);
-    return 0;
-}
-
-static int setup_dvd(void **state)
-{
-    new_drive(DVD_SECTORS);
-    return 0;
-}
-
-static int setup_empty(void **state)
-{
-    new_drive(0);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    atapi_fini(&drive);
-    return 0;
-}
-
 /* -- what it says of itself -- */
 
 static void identify(void **state)

@@ -10,24 +10,6 @@
 
 enum { EJECT_REQUEST = 0x100, NEW_MEDIA = 0x200, REMOVAL = 0x300, PRESENT = 2, OPEN = 1 };
 
-static int setup(void **state)
-{
-    new_drive(CD_SECTORS);
-    return 0;
-}
-
-static int setup_empty(void **state)
-{
-    new_drive(0);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    atapi_fini(&drive);
-    return 0;
-}
-
 static unsigned eject(void) { return CMD(0x1b, 0, 0, 0, 2); }
 static unsigned load(void) { return CMD(0x1b, 0, 0, 0, 3); }
 static unsigned prevent(bool on) { return CMD(0x1e, 0, 0, 0, on); }
@@ -429,18 +411,18 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(power_on),
-        cmocka_unit_test_setup_teardown(tray, setup, teardown),
-        cmocka_unit_test_setup_teardown(lock, setup, teardown),
-        cmocka_unit_test_setup_teardown(event_kept, setup, teardown),
-        cmocka_unit_test_setup_teardown(second_disc, setup, teardown),
-        cmocka_unit_test_setup_teardown(by_force, setup, teardown),
+        cmocka_unit_test_setup_teardown(tray, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(lock, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(event_kept, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(second_disc, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(by_force, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(into_empty, setup_empty, teardown),
-        cmocka_unit_test_setup_teardown(into_open_tray, setup, teardown),
-        cmocka_unit_test_setup_teardown(changed_under_read, setup, teardown),
-        cmocka_unit_test_setup_teardown(reset_under_read, setup, teardown),
-        cmocka_unit_test_setup_teardown(resets, setup, teardown),
-        cmocka_unit_test_setup_teardown(other_disc, setup, teardown),
-        cmocka_unit_test_setup_teardown(bad_state, setup, teardown),
+        cmocka_unit_test_setup_teardown(into_open_tray, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(changed_under_read, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(reset_under_read, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(resets, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(other_disc, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(bad_state, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(images, setup_empty, teardown),
     };
     return cmocka_run_group_tests(tests, open_loop, close_loop);

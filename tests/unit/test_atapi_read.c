@@ -1,24 +1,6 @@
 /* devices/atapi_read.c, atapi_sector.c: reads of every kind into data areas of every shape, bounds, errors, raw sectors. */
 #include "atapi_fixture.h"
 
-static int setup(void **state)
-{
-    new_drive(CD_SECTORS);
-    return 0;
-}
-
-static int setup_dvd(void **state)
-{
-    new_drive(DVD_SECTORS);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    atapi_fini(&drive);
-    return 0;
-}
-
 static void is_from(const uint8_t *p, uint64_t at, size_t len)
 {
     for (size_t i = 0; i < len; i++)
@@ -340,18 +322,18 @@ static void chained(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(reads, setup, teardown),
-        cmocka_unit_test_setup_teardown(shapes, setup, teardown),
-        cmocka_unit_test_setup_teardown(holes, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(shapes, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(holes, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(pieces_of_reads, setup_dvd, teardown),
-        cmocka_unit_test_setup_teardown(bounds, setup, teardown),
-        cmocka_unit_test_setup_teardown(wrong_way, setup, teardown),
-        cmocka_unit_test_setup_teardown(read_error, setup, teardown),
-        cmocka_unit_test_setup_teardown(raw, setup, teardown),
-        cmocka_unit_test_setup_teardown(fields, setup, teardown),
-        cmocka_unit_test_setup_teardown(read_cd_msf, setup, teardown),
+        cmocka_unit_test_setup_teardown(bounds, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(wrong_way, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(read_error, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(raw, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(fields, setup_cd, teardown),
+        cmocka_unit_test_setup_teardown(read_cd_msf, setup_cd, teardown),
         cmocka_unit_test_setup_teardown(read_cd_of_dvd, setup_dvd, teardown),
-        cmocka_unit_test_setup_teardown(chained, setup, teardown),
+        cmocka_unit_test_setup_teardown(chained, setup_cd, teardown),
     };
     return cmocka_run_group_tests(tests, open_loop, close_loop);
 }
