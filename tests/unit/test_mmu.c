@@ -3,26 +3,8 @@
  * modes against a straightforward model, flush rules, devices, read-modify-
  * write, breakpoints.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "mmu_fixture.h"
 
-#include <cmocka.h>
-
-#include "core/vm.h"
-#include "cpu/cpu.h"
-#include "cpu/exc.h"
-#include "cpu/mmu.h"
-
-#define RAM (UINT64_C(16) << 20)
-#define ROOT 0x10000
-
-static struct vm *vm;
-static struct cpu *cpu;
-static struct cpuid_table table;
 static uint8_t device[64];
 
 static uint64_t device_read(void *dev, uint64_t off, unsigned size)
@@ -40,30 +22,9 @@ static const struct io_ops device_ops = {device_read, device_write, 0};
 static int setup(void **state)
 {
     (void)state;
-    const struct mem_options options = {0};
-    assert_int_equal(vm_new(&vm, "mmu", 1, RAM, &options), 0);
-    assert_int_equal(
-        bus_add(vm->mmio,
-                &(struct io_range){.base = 0xe0000000, .len = 64, .ops = &device_ops, .dev = device, .name = "d"}),
-        0);
-    cpu = aligned_alloc(64, (sizeof *cpu + 63) & ~(size_t)63);
-    memset(cpu, 0, sizeof *cpu);
-    cpu->vcpu = vm->vcpu[0];
-    table = (struct cpuid_table){.phys_bits = 40};
-    memset(table.words, 0xff, sizeof table.words);
-    cpu->cpuid = &table;
-    assert_int_equal(mmu_init(cpu), 0);
-    cpu_reset(cpu, false);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    mmu_fini(cpu);
-    free(cpu);
-    vm_free(vm);
-    return 0;
+    new_cpu();
+    return bus_add(vm->mmio,
+                   &(struct io_range){.base = 0xe0000000, .len = 64, .ops = &device_ops, .dev = device, .name = "d"});
 }
 
 /* What the walker reads: all ones where there is no memory. */
@@ -73,20 +34,7 @@ static uint64_t entry(uint64_t gpa, unsigned size)
     return mem_read(&vm->mem, gpa, &v, size) ? ~UINT64_C(0) >> (64 - 8 * size) : v;
 }
 
-static uint64_t *phys(uint64_t gpa) { return mem_w(&vm->mem, gpa, 8); }
 static uint32_t *phys32(uint64_t gpa) { return mem_w(&vm->mem, gpa, 4); }
-
-static void long_mode(void)
-{
-    cpu->cr0 = CR0_PE | CR0_PG | CR0_WP;
-    cpu->cr4 = CR4_PAE | CR4_PGE;
-    cpu->efer = EFER_LME | EFER_LMA | EFER_NXE;
-    cpu->cr3 = ROOT;
-    cpu->seg[SEG_CS].attr = SEG_P | SEG_S | 11 | SEG_L;
-    cpu->cpl = 0;
-    cpu_mode_changed(cpu);
-    mmu_flush_all(cpu);
-}
 
 /* ROOT -> ROOT+1000 -> ROOT+2000 -> ROOT+3000 maps the first 2 MiB. */
 static void map(uint64_t lin, uint64_t pte)
@@ -96,12 +44,6 @@ static void map(uint64_t lin, uint64_t pte)
     *phys(ROOT + 0x2000) = (ROOT + 0x3000) | 7;
     *phys(ROOT + 0x3000 + (lin >> 12) * 8) = pte;
 }
-
-/* -- what an access does: NONE or the vector -- */
-enum { NONE = 256 };
-static unsigned vector_of(void) { return cpu->exc.pending ? cpu->exc.vector : NONE; }
-#define TRY(statement)                                                                                                 \
-    (cpu->exc.pending = false, setjmp(cpu->fault) ? vector_of() : ((void)(statement), (unsigned)NONE))
 
 static void test_empty_entries(void **state)
 {
@@ -122,15 +64,6 @@ static void test_empty_entries(void **state)
 }
 
 /* -- random tables against a model -- */
-
-static uint64_t rnd_state = 88172645463325252ull;
-static uint64_t rnd(void)
-{
-    rnd_state ^= rnd_state << 13;
-    rnd_state ^= rnd_state >> 7;
-    rnd_state ^= rnd_state << 17;
-    return rnd_state;
-}
 
 struct outcome {
     bool ok;

@@ -3,62 +3,18 @@
  * takes what it must, that nothing is allowed by it that a walk would not, and
  * random changes of tables with the flushes that they need, against walks.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "mmu_fixture.h"
 
-#include <cmocka.h>
-
-#include "core/vm.h"
-#include "cpu/cpu.h"
-#include "cpu/exc.h"
-#include "cpu/mmu_int.h"
-
-#define RAM (UINT64_C(16) << 20)
-#define ROOT 0x10000
 #define G 0x100
 #define NX (UINT64_C(1) << 63)
-
-static struct vm *vm;
-static struct cpu *cpu;
-static struct cpuid_table table;
 
 static int setup(void **state)
 {
     (void)state;
-    const struct mem_options options = {0};
-    assert_int_equal(vm_new(&vm, "tlb2", 1, RAM, &options), 0);
-    cpu = aligned_alloc(64, (sizeof *cpu + 63) & ~(size_t)63);
-    memset(cpu, 0, sizeof *cpu);
-    cpu->vcpu = vm->vcpu[0];
-    table = (struct cpuid_table){.phys_bits = 40};
-    memset(table.words, 0xff, sizeof table.words);
-    cpu->cpuid = &table;
-    assert_int_equal(mmu_init(cpu), 0);
-    cpu_reset(cpu, false);
-    cpu->cr0 = CR0_PE | CR0_PG | CR0_WP;
-    cpu->cr4 = CR4_PAE | CR4_PGE;
-    cpu->efer = EFER_LME | EFER_LMA | EFER_NXE;
-    cpu->cr3 = ROOT;
-    cpu->seg[SEG_CS].attr = SEG_P | SEG_S | 11 | SEG_L;
-    cpu_mode_changed(cpu);
-    mmu_flush_all(cpu);
+    new_cpu();
+    long_mode();
     return 0;
 }
-
-static int teardown(void **state)
-{
-    (void)state;
-    mmu_fini(cpu);
-    free(cpu);
-    vm_free(vm);
-    return 0;
-}
-
-static uint64_t *phys(uint64_t gpa) { return mem_w(&vm->mem, gpa, 8); }
 
 /* Linear pages 0 to 511; page n of RAM from 1 MiB on holds n in its first byte. */
 static void map(unsigned page, uint64_t pte)
@@ -73,10 +29,6 @@ static uint64_t ram(unsigned n)
     *(uint8_t *)phys(0x100000 + n * 4096) = (uint8_t)n;
     return 0x100000 + n * 4096;
 }
-
-static unsigned vector_of(void) { return cpu->exc.pending ? cpu->exc.vector : 256; }
-#define TRY(statement) (cpu->exc.pending = false, setjmp(cpu->fault) ? vector_of() : ((void)(statement), 256u))
-#define NONE 256
 
 /* What the page reads as, the first level being empty. */
 static unsigned reads(unsigned page)
@@ -283,15 +235,6 @@ static void nothing_without_paging(void **state)
 }
 
 /* -- against walks -- */
-
-static uint64_t rnd_state = 88172645463325252ull;
-static uint64_t rnd(void)
-{
-    rnd_state ^= rnd_state << 13;
-    rnd_state ^= rnd_state >> 7;
-    rnd_state ^= rnd_state << 17;
-    return rnd_state;
-}
 
 /* Tables for pages that share places: eight by eight, by bits of the page number that are folded onto each other. */
 static uint64_t page_at(unsigned i) { return (uint64_t)(i & 7) << 12 | (uint64_t)(i >> 3) << 22; }
