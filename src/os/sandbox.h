@@ -21,6 +21,15 @@ struct sandbox_needs {
 };
 
 /*
+ * To be called while the process has one thread. Threads share one arena of
+ * glibc's malloc from now on: it opens files in /proc and /sys when it makes
+ * others and when those shrink, which in the sandbox would be the end of the
+ * VM, and what they once held stays with them. While a guest runs its threads
+ * allocate seldom, so they do not wait for each other.
+ */
+void sandbox_prepare(void);
+
+/*
  * 0 or -errno. All threads of the process, present and future (though it can
  * make none any more). There is no way back.
  */

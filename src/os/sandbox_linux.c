@@ -18,7 +18,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "os/thread.h"
 #include "util/bytes.h"
 
 /*
@@ -208,44 +207,18 @@ static int fill(scmp_filter_ctx ctx, const struct sandbox_needs *needs)
     return error;
 }
 
-#ifdef __GLIBC__
-/* An arena of malloc's that becomes large and is given back from its end. */
-static void *fill_arena(void *arg)
+void sandbox_prepare(void)
 {
-    enum { PIECE = 60000 }; /* below what malloc maps apart */
-    void *volatile piece[128];
-    for (size_t i = 0; i < ARRAY_LEN(piece); i++)
-        piece[i] = malloc(PIECE);
-    for (size_t i = ARRAY_LEN(piece); i > 0; i--)
-        free(piece[i - 1]);
-    return arg;
-}
-
-/*
- * When the first arena of a thread gives memory back, glibc opens a file in /proc to learn how the host counts memory,
- * and remembers it. Later that would be the end of the VM.
- */
-static int settle_malloc(void)
-{
-    pthread_t thread;
-    int error = os_thread_new(&thread, "malloc", fill_arena, NULL);
-    return error ? error : -pthread_join(thread, NULL);
-}
-#else
-static int settle_malloc(void) { return 0; }
+#ifdef M_ARENA_MAX
+    mallopt(M_ARENA_MAX, 1);
 #endif
+}
 
 int sandbox_enter(const struct sandbox_needs *needs)
 {
-    int error = settle_malloc();
-    if (error)
-        return error;
+    int error = 0;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return -errno;
-#ifdef M_ARENA_MAX
-    /* Else some versions of glibc open a file in /sys when a thread allocates, to learn how many arenas to make. */
-    mallopt(M_ARENA_MAX, 16);
-#endif
 
     /*
      * SIGSYS and not a kill: the call is not made either way, but this signal's

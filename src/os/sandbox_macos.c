@@ -25,6 +25,8 @@ static const char always[] = "(version 1)\n"
                              "(deny network-outbound)\n"
                              "(deny network-bind)\n";
 
+void sandbox_prepare(void) {}
+
 int sandbox_enter(const struct sandbox_needs *needs)
 {
     char profile[2048], *why = NULL;

@@ -153,6 +153,7 @@ static void test_sandbox(void **state)
 
 int main(void)
 {
+    sandbox_prepare();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sandbox),
     };

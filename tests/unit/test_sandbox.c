@@ -167,12 +167,12 @@ static void *worker_fn(void *arg)
 {
     while (!atomic_load(&go))
         os_wait(&go, 0, NO_DEADLINE);
-    void *p = malloc(300000); /* the arena of a thread grows by mprotect */
+    void *p = malloc(300000); /* what threads allocate from grows, */
     memset(p, 1, 300000);
     for (int i = 0; i < 100; i++)
         p = realloc(p, 300000 + (size_t)i * 10000);
     free(p);
-    void *volatile piece[128]; /* and shrinks when its end is free */
+    void *volatile piece[128]; /* and shrinks when its end is free (sandbox_prepare()) */
     for (size_t i = 0; i < ARRAY_LEN(piece); i++)
         piece[i] = malloc(60000);
     for (size_t i = ARRAY_LEN(piece); i > 0; i--)
@@ -418,6 +418,7 @@ static void test_no_new_privileges(void **state)
 
 int main(void)
 {
+    sandbox_prepare();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forbidden),  cmocka_unit_test(test_allowed),     cmocka_unit_test(test_abort_is_abort),
         cmocka_unit_test(test_needs),      cmocka_unit_test(test_all_threads), cmocka_unit_test(test_no_new_privileges),
