@@ -8,7 +8,6 @@
 #include "config/config.h"
 #include "machine/devices.h"
 #include "machine/machine.h"
-#include "os/sandbox.h"
 #include "util/log.h"
 
 /*
@@ -27,7 +26,6 @@ int main(int argc, char **argv)
 {
     if (fill_standard_descriptors())
         return 1;
-    sandbox_prepare();
     struct vm_config config;
     enum config_action action;
     char why[512];

@@ -427,6 +427,7 @@ int machine_run(const struct vm_config *config)
         log_error("out of memory");
         return 1;
     }
+    sandbox_prepare();
     m->config = config;
     m->pid_file_fd = -1;
     int status = error_status(config);
