@@ -96,13 +96,14 @@ static void open_machine(struct machine *m)
     struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {PINS}};
     struct kvm_userspace_memory_region ram = {.memory_size = MEMORY, .userspace_addr = (uintptr_t)memory};
     struct kvm_irqfd irqfd = {.gsi = GSI};
-    struct {
-        struct kvm_irq_routing head;
-        struct kvm_irq_routing_entry entry;
-    } routes = {{.nr = 1}, {.gsi = GSI, .type = KVM_IRQ_ROUTING_MSI}};
+    struct kvm_irq_routing *routes = calloc(1, sizeof(*routes) + sizeof(routes->entries[0]));
 
-    routes.entry.u.msi.address_lo = 0xfee00000;
-    routes.entry.u.msi.data = VECTOR;
+    if (!routes)
+        fail("memory");
+    routes->nr = 1;
+    routes->entries[0] = (struct kvm_irq_routing_entry){.gsi = GSI, .type = KVM_IRQ_ROUTING_MSI};
+    routes->entries[0].u.msi.address_lo = 0xfee00000;
+    routes->entries[0].u.msi.data = VECTOR;
     if (kvm < 0)
         fail("/dev/kvm");
     if (memory == MAP_FAILED)
@@ -128,8 +129,9 @@ static void open_machine(struct machine *m)
     irqfd.fd = (uint32_t)m->event;
     if (m->event < 0 || m->told < 0)
         fail("eventfd");
-    if (ioctl(m->vm, KVM_SET_GSI_ROUTING, &routes) < 0 || ioctl(m->vm, KVM_IRQFD, &irqfd) < 0)
+    if (ioctl(m->vm, KVM_SET_GSI_ROUTING, routes) < 0 || ioctl(m->vm, KVM_IRQFD, &irqfd) < 0)
         fail("KVM_IRQFD");
+    free(routes);
 }
 
 /* Until the guest writes to that port. */
