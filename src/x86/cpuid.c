@@ -67,15 +67,20 @@ void cpuid_host_words(uint32_t w[CPUID_WORDS])
 #endif
 }
 
+bool cpuid_pext_is_fast(uint32_t vendor_ecx, uint32_t signature)
+{
+    uint32_t base = signature >> 8 & 15, family = base == 15 ? base + (signature >> 20 & 0xff) : base;
+    bool amd = vendor_ecx == 0x444d4163, hygon = vendor_ecx == 0x656e6975; /* ...cAMD, ...uine */
+    return !hygon && (!amd || family >= 0x19);
+}
+
 bool cpuid_host_pext_is_fast(void)
 {
 #ifdef HOST_X86
     uint32_t vendor[4], r[4];
     host_leaf(0, 0, vendor);
     host_leaf(1, 0, r);
-    uint32_t family = (r[0] >> 8 & 15) + ((r[0] >> 8 & 15) == 15 ? r[0] >> 20 & 0xff : 0);
-    bool amd = vendor[2] == 0x444d4163, hygon = vendor[2] == 0x656e6975; /* ...cAMD, ...uine */
-    return !hygon && (!amd || family >= 0x19);
+    return cpuid_pext_is_fast(vendor[2], r[0]);
 #else
     return false;
 #endif

@@ -135,7 +135,11 @@ enum x86_feature cpuid_feature(const char *name);
 
 /* What the host CPU has, in the same words; all zero on other architectures. */
 void cpuid_host_words(uint32_t words[CPUID_WORDS]);
-/* Whether the host executes PEXT in a few cycles: AMD's processors do since family 19h (Zen 3), Hygon's do not. */
+/*
+ * Whether a processor executes PEXT in a few cycles: AMD's do since family 19h (Zen 3), Hygon's do not. By ECX of leaf 0
+ * and EAX of leaf 1; and the same of the host.
+ */
+bool cpuid_pext_is_fast(uint32_t vendor_ecx, uint32_t signature);
 bool cpuid_host_pext_is_fast(void);
 
 /* The local APIC id of CPU n: package, core and thread each have a field of whole bits. */

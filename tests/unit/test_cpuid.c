@@ -188,12 +188,32 @@ static void test_topology(void **state)
     assert_int_equal(cpuid_apic_id(&three, 5), 6);
 }
 
+/* Which processors take long for it is known by family: an extended one counts on top of fifteen. */
+static void test_pext(void **state)
+{
+    enum { INTEL = 0x6c65746e, AMD = 0x444d4163, HYGON = 0x656e6975 };
+    static const struct {
+        uint32_t vendor, signature;
+        bool fast;
+    } cases[] = {
+        {INTEL, 0x000306c3, true}, {INTEL, 0x000806f8, true}, {AMD, 0x00660f51, false},   {AMD, 0x00800f12, false},
+        {AMD, 0x00830f10, false},  {AMD, 0x00a20f10, true},   {HYGON, 0x00900f02, false},
+    };
+    (void)state;
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(cpuid_pext_is_fast(cases[i].vendor, cases[i].signature), cases[i].fast);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_models, setup),      cmocka_unit_test_setup(test_missing, setup),
-        cmocka_unit_test_setup(test_changes, setup),     cmocka_unit_test_setup(test_leaves, setup),
-        cmocka_unit_test_setup(test_xsave_sizes, setup), cmocka_unit_test_setup(test_topology, setup),
+        cmocka_unit_test_setup(test_models, setup),
+        cmocka_unit_test_setup(test_missing, setup),
+        cmocka_unit_test_setup(test_changes, setup),
+        cmocka_unit_test_setup(test_leaves, setup),
+        cmocka_unit_test_setup(test_xsave_sizes, setup),
+        cmocka_unit_test_setup(test_topology, setup),
+        cmocka_unit_test(test_pext),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -122,7 +122,7 @@ void tr_bits(struct tr *t, unsigned dst, unsigned src, unsigned lo, unsigned n)
     e_shrx(&t->e, dst, H_10, H_CX);
 }
 
-/* The place of lin in the TLB, in words of 8 bytes, to r10; flags kept. rcx is free only without PEXT's help. */
+/* The place of lin in the TLB, in words of 8 bytes, to r10; flags kept. Without PEXT rcx is lost. */
 static void place_in_tlb(struct tr *t, unsigned lin)
 {
     if (t->jit->opt.pext)
