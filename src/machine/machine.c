@@ -428,6 +428,7 @@ int machine_run(const struct vm_config *config)
         return 1;
     }
     sandbox_prepare();
+    os_clock_exact();
     m->config = config;
     m->pid_file_fd = -1;
     int status = error_status(config);

@@ -23,6 +23,13 @@ uint64_t os_wall_ns(void);
  */
 void os_clock_jump(uint64_t ns);
 
+/*
+ * From now on the threads of this process are woken when they asked to be, and
+ * not up to 50 us later together with others (Linux: prctl(2), PR_SET_TIMERSLACK).
+ * To be called while the process has one thread.
+ */
+void os_clock_exact(void);
+
 /* Converts a point of os_clock_ns() to the host's own clock (Linux: CLOCK_MONOTONIC), for waits. */
 uint64_t os_clock_to_host(uint64_t ns);
 

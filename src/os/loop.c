@@ -11,9 +11,11 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "os/clock.h"
 #include "os/loop_poll.h"
+#include "os/pace.h"
 #include "os/spin.h"
 #include "util/log.h"
 
@@ -42,6 +44,7 @@ struct loop {
     _Atomic bool sleeping; /* or about to: a post has to wake the poller */
     struct spin spin;
     struct loop_look look;
+    struct pace pace;
     unsigned skipped;   /* turns in a row that did not look at files, because posts came at once */
     struct post *spare; /* where the next posts go, and its room; NULL while a round of them is served */
     size_t spare_cap;
@@ -384,10 +387,27 @@ static bool has_work(void *arg)
            atomic_load_explicit(&l->stop, memory_order_relaxed) || (l->look.look && l->look.look(l->look.arg));
 }
 
+void loop_pace(struct loop *l, uint64_t most_ns) { l->pace = (struct pace){.most = most_ns}; }
+
+void loop_worked(struct loop *l, uint64_t pieces, uint64_t bytes) { pace_worked(&l->pace, pieces, bytes); }
+
+bool loop_naps(const struct loop *l) { return pace_naps(&l->pace); }
+
+/* In place of a wait, if what has been served is worth one. */
+static bool nap(struct loop *l)
+{
+    uint64_t ns = l->pace.most ? pace_rest(&l->pace, os_clock_ns()) : 0;
+    if (ns)
+        nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
+    return ns;
+}
+
 /* Waits for files, the nearest deadline or a post. */
 static int wait_for_events(struct loop *l, struct poller_event *ev, int max, uint64_t timeout_ns)
 {
     enum { MOST_SKIPPED = 8 };
+    if (timeout_ns && nap(l))
+        timeout_ns = 0;
     bool spins = timeout_ns && l->spin.most;
     if (spins && spin_until(&l->spin, NO_DEADLINE, has_work, l)) {
         if (l->skipped++ < MOST_SKIPPED)
@@ -410,6 +430,8 @@ static int wait_for_events(struct loop *l, struct poller_event *ev, int max, uin
     atomic_store_explicit(&l->sleeping, false, memory_order_relaxed);
     if (spins && timeout_ns)
         spin_slept(&l->spin);
+    if (l->pace.most)
+        pace_woke(&l->pace, os_clock_ns());
     return n;
 }
 

@@ -37,6 +37,17 @@ struct loop_look {
 };
 void loop_spin(struct loop *, uint64_t most_ns, const struct loop_look *look); /* NULL: posts alone */
 
+/*
+ * After work the loop may take naps of at most most_ns (below NS_PER_S) before it
+ * looks for more, if more gets done that way: os/pace.h. Who serves says how many
+ * pieces it has done, and how many bytes they had, and may leave notifications off
+ * if there will be a nap, after which it looks by itself: it posts something that
+ * does. Before loop_run(), or on its thread.
+ */
+void loop_pace(struct loop *, uint64_t most_ns);
+void loop_worked(struct loop *, uint64_t pieces, uint64_t bytes);
+bool loop_naps(const struct loop *);
+
 /* One round: waits at most timeout_ns (0: polls; NO_DEADLINE: for ever) and serves what is there. For tests. */
 int loop_turn(struct loop *, uint64_t timeout_ns);
 void loop_stop(struct loop *); /* any thread, async-signal-safe */

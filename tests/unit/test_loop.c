@@ -538,6 +538,40 @@ static void test_files_spinning(void **state)
     close(p[1]);
 }
 
+#define LONG_NAP UINT64_C(2000000)
+
+static void piece_fn(void *arg)
+{
+    uint64_t end = os_clock_ns() + LONG_NAP / 10;
+    (void)arg;
+    while (os_clock_ns() < end)
+        ;
+    loop_worked(loop, 1, 1500);
+}
+
+/* A loop that gives naps a trial takes one after work and none without; a post waits for its end and no longer. */
+static void test_naps(void **state)
+{
+    unsigned naps = 0, posted = 0;
+    (void)state;
+    assert_false(loop_naps(loop));
+    loop_pace(loop, LONG_NAP);
+    for (unsigned i = 1; i <= 1000 && naps < 5; i++) {
+        assert_int_equal(loop_post(loop, piece_fn, NULL), 0);
+        assert_int_equal(loop_turn(loop, 0), 0);
+        bool nap = loop_naps(loop);
+        uint64_t begin = os_clock_ns();
+        assert_int_equal(loop_post(loop, count_fn, &posted), 0);
+        assert_int_equal(loop_turn(loop, NO_DEADLINE), 0);
+        assert_int_equal(posted, i);
+        if (nap) {
+            assert_true(os_clock_ns() - begin >= LONG_NAP);
+            naps++;
+        }
+    }
+    assert_int_equal(naps, 5);
+}
+
 static void test_stop_before_run(void **state)
 {
     (void)state;
@@ -645,6 +679,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_files_spinning, setup, teardown),
         cmocka_unit_test_setup_teardown(test_post_without_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_post_nested, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_naps, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_before_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_before_run_with_input, setup, teardown),
     };

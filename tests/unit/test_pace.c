@@ -1,0 +1,193 @@
+/* When naps are taken and how long they are: loads that gain by them, that lose, and that change. Time is counted. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "os/pace.h"
+
+enum {
+    US = 1000,
+    SERVE = 1 * US,   /* a piece */
+    MAKE = 1 * US,    /* to make one */
+    SWITCH = 4 * US,  /* to the thread that serves, and back */
+    THINK = 5 * US,   /* from an answer to the next question */
+    NAP = 12 * SERVE, /* as long as a nap should be */
+    MOST = 2000 * US,
+    BYTES = 1500,
+    MANY = 20000, /* pieces */
+};
+
+struct sim {
+    struct pace p;
+    uint64_t now;
+    uint64_t naps, waits; /* and what they found: */
+    uint64_t pieces;
+};
+
+/* One round; `wait` is how long one waits for the first piece, and `of(ns)` how many have come after so long a nap. */
+static void round_of(struct sim *s, uint64_t wait, uint64_t (*of)(uint64_t ns))
+{
+    uint64_t ns = pace_rest(&s->p, s->now), n = 1;
+    if (ns) {
+        n = of(ns);
+        s->naps++;
+    } else {
+        s->waits++;
+    }
+    s->now += ns ? ns : wait;
+    pace_woke(&s->p, s->now);
+    s->now += n * SERVE;
+    pace_worked(&s->p, n, n * BYTES);
+    s->pieces += n;
+}
+
+/* Who makes pieces has the same CPU: it makes one, and we are there; in a nap it makes many. */
+static uint64_t made(uint64_t ns) { return ns > SWITCH ? (ns - SWITCH) / MAKE : 0; }
+
+static void stream(struct sim *s, uint64_t pieces)
+{
+    for (uint64_t end = s->pieces + pieces; s->pieces < end;)
+        round_of(s, MAKE + SWITCH, made);
+}
+
+/* The next question comes after the answer, and after a nap it has long been there. */
+static uint64_t asked(uint64_t ns) { return ns >= THINK; }
+
+static void questions(struct sim *s, uint64_t pieces)
+{
+    for (uint64_t end = s->pieces + pieces; s->pieces < end;)
+        round_of(s, THINK, asked);
+}
+
+static void count_anew(struct sim *s) { s->naps = s->waits = 0; }
+
+static void test_stream_gains(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    stream(&s, 1000);
+    assert_true(s.naps > 0);
+    count_anew(&s);
+    uint64_t begin = s.now;
+    stream(&s, MANY);
+    assert_true(s.waits * 50 < MANY); /* it is tried without them, and seldom */
+    assert_true(s.waits > 0);
+    assert_true((s.now - begin) / MANY < 3 * US); /* 6 us without */
+}
+
+static void test_questions_lose(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    questions(&s, 1000);
+    assert_true(s.naps > 0);
+    assert_true(s.naps < 100); /* given up in the middle of the trial, mostly */
+    count_anew(&s);
+    uint64_t begin = s.now;
+    questions(&s, MANY);
+    assert_true(s.naps > 0);
+    assert_true(s.naps * 100 < MANY);
+    assert_true((s.now - begin) / MANY < (SERVE + THINK) * 21 / 20);
+}
+
+/* What gains little is not worth that some wait: here every nap finds what would have come one by one. */
+static uint64_t as_without(uint64_t ns) { return ns / (MAKE + SERVE); }
+
+static void test_no_gain(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    while (s.pieces < MANY)
+        round_of(&s, MAKE, as_without);
+    assert_true(s.naps * 100 < MANY);
+    assert_false(s.p.best);
+}
+
+static void test_load_changes(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        stream(&s, MANY);
+        assert_true(s.p.best);
+        questions(&s, 500); /* it goes so much slower that it shows */
+        assert_false(s.p.best);
+        questions(&s, MANY);
+        assert_false(s.p.best);
+        stream(&s, 4000); /* it goes as fast as before: the next trial shows it */
+        assert_true(s.p.best);
+    }
+}
+
+static void test_length(void **state)
+{
+    struct pace p = {.most = MOST};
+    uint64_t now = 1;
+
+    (void)state;
+    p.naps = p.best = true;
+    p.term = p.left = 100;
+    pace_woke(&p, now);
+    pace_worked(&p, 4, BYTES);
+    assert_true(pace_naps(&p) == false); /* the first wait of all was a long one */
+    p.naps = p.best = true;
+    assert_int_equal(pace_rest(&p, now += 4 * SERVE), NAP);
+    pace_woke(&p, now += NAP);
+    assert_int_equal(pace_rest(&p, now), 0); /* it has found nothing */
+    pace_woke(&p, now += NAP);
+    assert_true(pace_naps(&p));
+    for (unsigned i = 0; i < 100; i++) {
+        pace_worked(&p, 1, BYTES);
+        now += MOST;
+        uint64_t ns = pace_rest(&p, now);
+        assert_true(ns > NAP && ns <= MOST);
+        pace_woke(&p, now += ns);
+    }
+    assert_true(p.piece > MOST / 2);
+}
+
+static void test_long_wait_ends_naps(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    stream(&s, MANY);
+    assert_true(s.p.best && pace_naps(&s.p));
+    assert_true(pace_rest(&s.p, s.now) > 0);
+    pace_woke(&s.p, s.now += NAP);
+    assert_int_equal(pace_rest(&s.p, s.now), 0);
+    pace_woke(&s.p, s.now += 9 * NAP);
+    assert_false(pace_naps(&s.p));
+    assert_false(s.p.best);
+    count_anew(&s);
+    stream(&s, 100);
+    assert_int_equal(s.naps, 0);
+    stream(&s, 1000);
+    assert_true(s.naps > 0);
+}
+
+static void test_never(void **state)
+{
+    struct sim s = {.now = 1};
+
+    (void)state;
+    stream(&s, MANY);
+    assert_int_equal(s.naps, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stream_gains), cmocka_unit_test(test_questions_lose),
+        cmocka_unit_test(test_no_gain),      cmocka_unit_test(test_load_changes),
+        cmocka_unit_test(test_length),       cmocka_unit_test(test_long_wait_ends_naps),
+        cmocka_unit_test(test_never),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
