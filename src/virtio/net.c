@@ -20,6 +20,7 @@
 #define TURN_MAX 512             /* frames of a queue before the loop sees to other things */
 #define HDR_LEN 12
 #define HDR_LEN_LEGACY 10 /* without the count of buffers */
+#define NAP_NS 2000000    /* the longest that frames are let gather */
 #define TAGS 8            /* bytes of two VLAN tags */
 
 /* struct virtio_net_config */
@@ -148,10 +149,13 @@ static void tx_run(struct nic *n, unsigned pair)
     unsigned budget = TURN_MAX;
     if (n->tx_full >> pair & 1)
         return;
+    uint64_t bytes = n->net->stats.tx_bytes;
     vq_kicks_off(q);
     while (budget && transmit(n, q, pair, &budget))
         ;
-    if (!(n->tx_full >> pair & 1) && vq_kicks_on(q))
+    loop_worked(n->dev.loop, TURN_MAX - budget, n->net->stats.tx_bytes - bytes);
+    bool later = budget < TURN_MAX && loop_naps(n->dev.loop);
+    if (!(n->tx_full >> pair & 1) && (later || vq_kicks_on(q)))
         virtio_kick(&n->dev, q->index);
     virtio_signal(&n->dev, q->index);
 }
@@ -327,6 +331,7 @@ static void on_rx_put(void *arg, unsigned pair, size_t len, const struct net_hdr
     r->first = (r->first + used) % NIC_QUEUE_SIZE;
     r->n -= used;
     rx_pieces(n, r);
+    loop_worked(n->dev.loop, 1, len);
 }
 
 static void on_rx_flush(void *arg, unsigned pair)
@@ -552,6 +557,7 @@ static int furnish(struct nic *n, const struct nic_options *o, char *why, size_t
     const struct net_info *info = &n->net->info;
     uint8_t *c = n->dev.config;
     int err = vq_chain_init(&n->ctrl_chain, CHAIN_MAX);
+    loop_pace(n->dev.loop, NAP_NS);
     for (unsigned i = 0; i < NIC_BATCH && !err; i++)
         err = vq_chain_init(&n->tx_chain[i], CHAIN_MAX);
     n->rx = calloc(n->pairs, sizeof(*n->rx));
