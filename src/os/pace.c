@@ -80,8 +80,8 @@ uint64_t pace_rest(struct pace *p, uint64_t now)
 
 void pace_woke(struct pace *p, uint64_t now)
 {
-    if (!p->napped && now - p->since > LONG * nap_of(p)) {
-        if (p->naps || !p->term)
+    if (!p->napped && now - p->since >= LONG * nap_of(p)) {
+        if (p->naps || p->best || !p->term)
             begin_term(p, TERM);
         p->best = false;
         begin_trial(p, false, now);

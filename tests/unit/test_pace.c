@@ -172,6 +172,37 @@ static void test_long_wait_ends_naps(void **state)
     assert_true(s.naps > 0);
 }
 
+/* Also one in the middle of a trial without them. */
+static void test_long_wait_in_trial(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    stream(&s, MANY);
+    while (s.p.naps)
+        stream(&s, 1);
+    assert_true(s.p.best);
+    round_of(&s, 9 * NAP, made);
+    assert_false(s.p.best);
+    count_anew(&s);
+    stream(&s, 100);
+    assert_int_equal(s.naps, 0);
+    stream(&s, 1000);
+    assert_true(s.naps > 0);
+}
+
+/* Who finds work at once the first time is no different. */
+static void test_first_wait_short(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    round_of(&s, 0, made);
+    stream(&s, 1000);
+    assert_true(s.naps > 0);
+    assert_true(s.p.best && s.p.term);
+}
+
 static void test_never(void **state)
 {
     struct sim s = {.now = 1};
@@ -184,9 +215,14 @@ static void test_never(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stream_gains), cmocka_unit_test(test_questions_lose),
-        cmocka_unit_test(test_no_gain),      cmocka_unit_test(test_load_changes),
-        cmocka_unit_test(test_length),       cmocka_unit_test(test_long_wait_ends_naps),
+        cmocka_unit_test(test_stream_gains),
+        cmocka_unit_test(test_questions_lose),
+        cmocka_unit_test(test_no_gain),
+        cmocka_unit_test(test_load_changes),
+        cmocka_unit_test(test_length),
+        cmocka_unit_test(test_long_wait_ends_naps),
+        cmocka_unit_test(test_long_wait_in_trial),
+        cmocka_unit_test(test_first_wait_short),
         cmocka_unit_test(test_never),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
