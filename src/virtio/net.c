@@ -154,6 +154,7 @@ static void tx_run(struct nic *n, unsigned pair)
     while (budget && transmit(n, q, pair, &budget))
         ;
     loop_worked(n->dev.loop, TURN_MAX - budget, n->net->stats.tx_bytes - bytes);
+    /* After a nap we look without being told. Who has found nothing gets no nap, and has to be told. */
     bool later = budget < TURN_MAX && loop_naps(n->dev.loop);
     if (!(n->tx_full >> pair & 1) && (later || vq_kicks_on(q)))
         virtio_kick(&n->dev, q->index);

@@ -24,6 +24,7 @@ struct sim {
     uint64_t now;
     uint64_t naps, waits; /* and what they found: */
     uint64_t pieces;
+    uint64_t large; /* so many times as large as usual; 0: once */
 };
 
 /* One round; `wait` is how long one waits for the first piece, and `of(ns)` how many have come after so long a nap. */
@@ -39,7 +40,7 @@ static void round_of(struct sim *s, uint64_t wait, uint64_t (*of)(uint64_t ns))
     s->now += ns ? ns : wait;
     pace_woke(&s->p, s->now);
     s->now += n * SERVE;
-    pace_worked(&s->p, n, n * BYTES);
+    pace_worked(&s->p, n, n * BYTES * (s->large ? s->large : 1));
     s->pieces += n;
 }
 
@@ -78,6 +79,29 @@ static void test_stream_gains(void **state)
     assert_true((s.now - begin) / MANY < 3 * US); /* 6 us without */
 }
 
+static unsigned slow;
+
+static uint64_t made_late(uint64_t ns)
+{
+    if (!slow)
+        return made(ns);
+    slow--;
+    return 0;
+}
+
+/* A trial is not given up because it begins badly. */
+static void test_slow_start(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    slow = 3;
+    while (s.waits < 230 && !s.p.best) /* 208 before the first trial */
+        round_of(&s, MAKE + SWITCH, made_late);
+    assert_int_equal(slow, 0);
+    assert_true(s.p.best);
+}
+
 static void test_questions_lose(void **state)
 {
     struct sim s = {.p = {.most = MOST}, .now = 1};
@@ -94,8 +118,8 @@ static void test_questions_lose(void **state)
     assert_true((s.now - begin) / MANY < (SERVE + THINK) * 21 / 20);
 }
 
-/* What gains little is not worth that some wait: here every nap finds what would have come one by one. */
-static uint64_t as_without(uint64_t ns) { return ns / (MAKE + SERVE); }
+/* What gains little is not worth that some wait: here it is a twenty-fifth. */
+static uint64_t little_more(uint64_t ns) { return ns / MAKE + 1; }
 
 static void test_no_gain(void **state)
 {
@@ -103,9 +127,35 @@ static void test_no_gain(void **state)
 
     (void)state;
     while (s.pieces < MANY)
-        round_of(&s, MAKE, as_without);
+        round_of(&s, MAKE, little_more);
+    assert_true(s.naps > 0);
     assert_true(s.naps * 100 < MANY);
     assert_false(s.p.best);
+}
+
+static uint64_t backlog;
+
+static uint64_t more_at_first(uint64_t ns)
+{
+    uint64_t n = little_more(ns) + backlog;
+    backlog = 0;
+    return n;
+}
+
+/* What was left from the way before is not to the credit of the new one: the first nap finds more than the others. */
+static void test_backlog(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    while (s.pieces < MANY) {
+        uint64_t waits = s.waits;
+        round_of(&s, MAKE, more_at_first);
+        if (s.waits > waits)
+            backlog = 17;
+        assert_false(s.p.best);
+    }
+    assert_true(s.naps > 0);
 }
 
 static void test_load_changes(void **state)
@@ -138,7 +188,8 @@ static void test_length(void **state)
     assert_true(pace_naps(&p) == false); /* the first wait of all was a long one */
     p.naps = p.best = true;
     assert_int_equal(pace_rest(&p, now += 4 * SERVE), NAP);
-    pace_woke(&p, now += NAP);
+    pace_woke(&p, now += 20 * NAP); /* the host was busy: that was no wait */
+    assert_true(pace_naps(&p));
     assert_int_equal(pace_rest(&p, now), 0); /* it has found nothing */
     pace_woke(&p, now += NAP);
     assert_true(pace_naps(&p));
@@ -148,6 +199,8 @@ static void test_length(void **state)
         uint64_t ns = pace_rest(&p, now);
         assert_true(ns > NAP && ns <= MOST);
         pace_woke(&p, now += ns);
+        if (i == 0)
+            assert_true(p.piece < MOST / 4); /* one alone does not say much */
     }
     assert_true(p.piece > MOST / 2);
 }
@@ -191,6 +244,72 @@ static void test_long_wait_in_trial(void **state)
     assert_true(s.naps > 0);
 }
 
+/* And in the middle of one with them. */
+static void test_long_wait_in_nap_trial(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    while (!s.p.naps)
+        stream(&s, 1);
+    assert_false(s.p.best);
+    while (s.naps == 0)
+        stream(&s, 1);
+    assert_true(pace_rest(&s.p, s.now) > 0);
+    pace_woke(&s.p, s.now += NAP);
+    assert_int_equal(pace_rest(&s.p, s.now), 0);
+    pace_woke(&s.p, s.now += 9 * NAP);
+    assert_false(pace_naps(&s.p));
+    count_anew(&s);
+    stream(&s, 1000);
+    assert_true(s.naps > 0);
+}
+
+/* Long waits do not put trials off for ever: what has been without naps counts, in all bursts together. */
+static void test_bursts(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    for (unsigned i = 0; i < 10; i++) {
+        stream(&s, 150);
+        round_of(&s, 20 * NAP, made);
+    }
+    assert_true(s.naps > 0);
+}
+
+/* What goes faster all at once is another load too, and may gain. */
+static void test_faster(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    questions(&s, MANY);
+    while (s.p.left < 50)
+        questions(&s, 1);
+    s.large = 10;
+    s.naps = 0;
+    stream(&s, 600);
+    assert_true(s.naps > 0 && s.p.best);
+}
+
+/* Nor is it a wait to work for long. */
+static void test_much_at_once(void **state)
+{
+    struct pace p = {.most = MOST};
+    uint64_t now = 1, naps = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < 100; i++) {
+        uint64_t ns = pace_rest(&p, now);
+        naps += ns > 0;
+        pace_woke(&p, now += ns ? ns : MAKE);
+        pace_worked(&p, 200, 200 * BYTES);
+        now += 200 * SERVE;
+    }
+    assert_true(naps > 0);
+}
+
 /* Who finds work at once the first time is no different. */
 static void test_first_wait_short(void **state)
 {
@@ -216,12 +335,18 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream_gains),
+        cmocka_unit_test(test_slow_start),
         cmocka_unit_test(test_questions_lose),
         cmocka_unit_test(test_no_gain),
+        cmocka_unit_test(test_backlog),
         cmocka_unit_test(test_load_changes),
         cmocka_unit_test(test_length),
         cmocka_unit_test(test_long_wait_ends_naps),
         cmocka_unit_test(test_long_wait_in_trial),
+        cmocka_unit_test(test_long_wait_in_nap_trial),
+        cmocka_unit_test(test_bursts),
+        cmocka_unit_test(test_faster),
+        cmocka_unit_test(test_much_at_once),
         cmocka_unit_test(test_first_wait_short),
         cmocka_unit_test(test_never),
     };

@@ -78,7 +78,7 @@ static void test_many(void **state)
     }
 }
 
-/* While the loop lets frames gather the driver need not notify: the device looks by itself, and frames are none the later lost. */
+/* While the loop lets frames gather the driver need not notify: the device looks by itself, and no frame is lost. */
 static void test_gather(void **state)
 {
     enum { FRAMES = 2000 };
@@ -107,6 +107,73 @@ static void test_gather(void **state)
         assert_true(unasked > 0);
         reset();
     }
+}
+
+/* Sends frames until the loop is about to take a nap, after which the device looks by itself. */
+static void send_until_nap(void)
+{
+    uint32_t len;
+    for (unsigned i = 0; i < 5000 && !loop_naps(loop); i++) {
+        offer(1, i % 8, 12, &plain, 64, i);
+        if (drv_kick(&d[1]))
+            virtio_kick(dev, 1);
+        assert_int_equal(loop_turn(loop, NS_PER_S), 0);
+        assert_true(drv_get(&d[1], &len) >= 0);
+        peer.n = 0;
+    }
+    assert_true(loop_naps(loop));
+}
+
+/* It looks once, and finding nothing wants to be notified again: also if the rings are others by then. */
+static void test_gather_ends(void **state)
+{
+    uint32_t len;
+    for (unsigned k = 0; k < ARRAY_LEN(rings); k++)
+        for (unsigned resets = 0; resets < 2; resets++) {
+            plug_in(1, 64);
+            start(rings[k], false);
+            send_until_nap();
+            offer(1, 0, 12, &plain, 64, 0);
+            assert_false(drv_kick(&d[1]));
+            if (resets) {
+                reset();
+                start(rings[k], false);
+            } else {
+                assert_int_equal(loop_turn(loop, NS_PER_S), 0);
+                assert_true(drv_get(&d[1], &len) >= 0);
+            }
+            turn();
+            offer(1, 0, 12, &plain, 64, 0);
+            assert_true(drv_kick(&d[1]));
+            virtio_kick(dev, 1);
+            peer.n = 0;
+            turn();
+            assert_true(drv_get(&d[1], &len) >= 0);
+            assert_int_equal(peer.n, 1);
+            reset();
+        }
+}
+
+/* Frames that come count as those that go do. */
+static void test_gather_arriving(void **state)
+{
+    static uint8_t bytes[1500];
+    const struct net_frame f = {.iov = &(struct iovec){bytes, sizeof(bytes)}, .niov = 1};
+    uint32_t len;
+    plug_in(1, 64);
+    start(0, false);
+    frame(bytes, sizeof(bytes), 1, OURS);
+    for (unsigned i = 0; i < 5000 && !loop_naps(loop); i++) {
+        give(0, i % 8, 1526);
+        virtio_kick(dev, 0);
+        assert_int_equal(net_send(peer.b, 0, &f, 1), 1);
+        assert_int_equal(loop_turn(loop, NS_PER_S), 0);
+        for (unsigned more = 0; drv_get(&d[0], &len) < 0; more++) {
+            assert_true(more < 4);
+            assert_int_equal(loop_turn(loop, 0), 0);
+        }
+    }
+    assert_true(loop_naps(loop));
 }
 
 static void test_offloads(void **state)
@@ -355,9 +422,16 @@ static void test_hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_transmit), cmocka_unit_test(test_many),      cmocka_unit_test(test_offloads),
-        cmocka_unit_test(test_receive),  cmocka_unit_test(test_mergeable), cmocka_unit_test(test_hold),
-        cmocka_unit_test(test_hostile),  cmocka_unit_test(test_gather),
+        cmocka_unit_test(test_transmit),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_gather),
+        cmocka_unit_test(test_gather_ends),
+        cmocka_unit_test(test_gather_arriving),
+        cmocka_unit_test(test_offloads),
+        cmocka_unit_test(test_receive),
+        cmocka_unit_test(test_mergeable),
+        cmocka_unit_test(test_hold),
+        cmocka_unit_test(test_hostile),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
