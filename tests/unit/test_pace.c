@@ -175,6 +175,19 @@ static void test_load_changes(void **state)
     }
 }
 
+/* However long the one way has been the better, once the other is it has to prove itself anew. */
+static void test_short_change(void **state)
+{
+    struct sim s = {.p = {.most = MOST}, .now = 1};
+
+    (void)state;
+    stream(&s, MANY);
+    while (s.p.best)
+        questions(&s, 1);
+    stream(&s, 400);
+    assert_true(s.p.best);
+}
+
 static void test_length(void **state)
 {
     struct pace p = {.most = MOST};
@@ -340,6 +353,7 @@ int main(void)
         cmocka_unit_test(test_no_gain),
         cmocka_unit_test(test_backlog),
         cmocka_unit_test(test_load_changes),
+        cmocka_unit_test(test_short_change),
         cmocka_unit_test(test_length),
         cmocka_unit_test(test_long_wait_ends_naps),
         cmocka_unit_test(test_long_wait_in_trial),
