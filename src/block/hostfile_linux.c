@@ -102,14 +102,15 @@ static int look_at_device(int fd, dev_t dev, bool write, struct host_file *h)
     return 0;
 }
 
-static bool is_local(int fd)
+/* A file of overlayfs that is open for writing has been copied to the upper file system, which cannot be a network's. */
+static bool is_local(int fd, bool write)
 {
     static const uint32_t known[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC,
                                      TMPFS_MAGIC};
     struct statfs fs;
 
     for (size_t i = 0; i < ARRAY_LEN(known) && fstatfs(fd, &fs) == 0; i++) {
-        if ((uint32_t)fs.f_type == known[i])
+        if ((uint32_t)fs.f_type == known[i] || (write && fs.f_type == OVERLAYFS_SUPER_MAGIC))
             return true;
     }
     return false;
@@ -125,7 +126,7 @@ static void look_at_file(int fd, const struct stat *st, bool write, struct host_
     /* Behind the end there is nothing to lose: it only tells whether the file system can. */
     h->discard = write && !fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, st->st_size, 4096);
     h->memory_align = h->file_align = 4096;
-    h->local = is_local(fd);
+    h->local = is_local(fd, write);
 }
 
 int host_file_look(int fd, bool write, struct host_file *h)
