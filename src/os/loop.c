@@ -387,7 +387,10 @@ static bool has_work(void *arg)
            atomic_load_explicit(&l->stop, memory_order_relaxed) || (l->look.look && l->look.look(l->look.arg));
 }
 
-void loop_pace(struct loop *l, uint64_t most_ns) { l->pace = (struct pace){.most = most_ns}; }
+void loop_pace(struct loop *l, uint64_t most_ns, uint64_t trial_ns)
+{
+    l->pace = (struct pace){.most = most_ns, .least = trial_ns};
+}
 
 void loop_worked(struct loop *l, uint64_t pieces, uint64_t bytes) { pace_worked(&l->pace, pieces, bytes); }
 

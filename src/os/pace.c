@@ -67,7 +67,8 @@ uint64_t pace_rest(struct pace *p, uint64_t now)
         p->piece = p->piece ? (p->piece * (WEIGHT - 1) + each) / WEIGHT : each;
         p->trial_pieces += p->pieces;
         p->trial_bytes += p->bytes;
-        if ((p->settled && p->trial_pieces >= TRIAL) || hopeless(p, now)) {
+        bool enough = p->trial_pieces >= TRIAL && now - p->begin >= p->least;
+        if ((p->settled && enough) || hopeless(p, now)) {
             end_trial(p, now);
         } else if (!p->settled && p->trial_pieces >= SETTLE) {
             begin_trial(p, p->naps, now);

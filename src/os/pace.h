@@ -30,6 +30,7 @@
  */
 struct pace {
     uint64_t most;          /* ns of a nap, at the most */
+    uint64_t least;         /* ns of a trial, at the least: it has to be longer than others' turns on the CPU */
     uint64_t piece;         /* ns that one takes: a mean of the last ones */
     uint64_t since;         /* when the wait, or the work after it, began */
     uint64_t pieces, bytes; /* served since */

@@ -21,6 +21,7 @@
 #define HDR_LEN 12
 #define HDR_LEN_LEGACY 10 /* without the count of buffers */
 #define NAP_NS 2000000    /* the longest that frames are let gather */
+#define TRIAL_NS 10000000 /* and the shortest time in which it shows whether that is any good */
 #define TAGS 8            /* bytes of two VLAN tags */
 
 /* struct virtio_net_config */
@@ -558,7 +559,7 @@ static int furnish(struct nic *n, const struct nic_options *o, char *why, size_t
     const struct net_info *info = &n->net->info;
     uint8_t *c = n->dev.config;
     int err = vq_chain_init(&n->ctrl_chain, CHAIN_MAX);
-    loop_pace(n->dev.loop, NAP_NS);
+    loop_pace(n->dev.loop, NAP_NS, TRIAL_NS);
     for (unsigned i = 0; i < NIC_BATCH && !err; i++)
         err = vq_chain_init(&n->tx_chain[i], CHAIN_MAX);
     n->rx = calloc(n->pairs, sizeof(*n->rx));

@@ -569,7 +569,7 @@ static void test_naps(void **state)
     uint64_t polled = UINT64_MAX, idle = UINT64_MAX;
     (void)state;
     assert_false(loop_naps(loop));
-    loop_pace(loop, LONG_NAP);
+    loop_pace(loop, LONG_NAP, 0);
     for (unsigned i = 1; i <= 5000 && naps < NAPS; i++) {
         assert_int_equal(loop_post(loop, piece_fn, NULL), 0);
         assert_int_equal(loop_turn(loop, 0), 0);

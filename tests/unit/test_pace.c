@@ -306,6 +306,24 @@ static void test_faster(void **state)
     assert_true(s.naps > 0 && s.p.best);
 }
 
+/* A trial takes as long as was asked for, however quickly pieces come. */
+static void test_long_trials(void **state)
+{
+    struct sim s = {.p = {.most = MOST, .least = 10000 * US}, .now = 1};
+    uint64_t begin = s.now;
+
+    (void)state;
+    while (!s.p.naps)
+        stream(&s, 1);
+    assert_true(s.now - begin >= 4 * s.p.least);
+    assert_true(s.now - begin < 5 * s.p.least);
+    begin = s.now;
+    while (!s.p.best)
+        stream(&s, 1);
+    assert_true(s.now - begin >= s.p.least);
+    assert_true(s.now - begin < 2 * s.p.least);
+}
+
 /* Nor is it a wait to work for long. */
 static void test_much_at_once(void **state)
 {
@@ -360,6 +378,7 @@ int main(void)
         cmocka_unit_test(test_long_wait_in_nap_trial),
         cmocka_unit_test(test_bursts),
         cmocka_unit_test(test_faster),
+        cmocka_unit_test(test_long_trials),
         cmocka_unit_test(test_much_at_once),
         cmocka_unit_test(test_first_wait_short),
         cmocka_unit_test(test_never),

@@ -3,6 +3,8 @@
 
 #include "os/clock.h"
 
+#define NAP 2000000 /* ns */
+
 static const uint64_t rings[] = {0, EVENT, PACKED, PACKED | EVENT};
 
 /* -- from the guest -- */
@@ -86,6 +88,7 @@ static void test_gather(void **state)
     for (unsigned k = 0; k < ARRAY_LEN(rings); k++) {
         unsigned unasked = 0;
         plug_in(1, 64);
+        loop_pace(loop, NAP, 0);
         start(rings[k], false);
         unsigned arrived = 0;
         for (unsigned i = 0; i < FRAMES + 4; i++) {
@@ -131,6 +134,7 @@ static void test_gather_ends(void **state)
     for (unsigned k = 0; k < ARRAY_LEN(rings); k++)
         for (unsigned resets = 0; resets < 2; resets++) {
             plug_in(1, 64);
+            loop_pace(loop, NAP, 0);
             start(rings[k], false);
             send_until_nap();
             offer(1, 0, 12, &plain, 64, 0);
@@ -161,6 +165,7 @@ static void test_gather_arriving(void **state)
     const struct net_frame f = {.iov = &(struct iovec){bytes, sizeof(bytes)}, .niov = 1};
     uint32_t len;
     plug_in(1, 64);
+    loop_pace(loop, NAP, 0);
     start(0, false);
     frame(bytes, sizeof(bytes), 1, OURS);
     for (unsigned i = 0; i < 5000 && !loop_naps(loop); i++) {
