@@ -109,8 +109,12 @@ static bool is_local(int fd, bool write)
                                      TMPFS_MAGIC};
     struct statfs fs;
 
-    for (size_t i = 0; i < ARRAY_LEN(known) && fstatfs(fd, &fs) == 0; i++) {
-        if ((uint32_t)fs.f_type == known[i] || (write && fs.f_type == OVERLAYFS_SUPER_MAGIC))
+    if (fstatfs(fd, &fs) < 0)
+        return false;
+    if ((uint32_t)fs.f_type == OVERLAYFS_SUPER_MAGIC)
+        return write;
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if ((uint32_t)fs.f_type == known[i])
             return true;
     }
     return false;

@@ -40,9 +40,10 @@ void loop_spin(struct loop *, uint64_t most_ns, const struct loop_look *look); /
 /*
  * After work the loop may take naps of at most most_ns (below NS_PER_S) before it
  * looks for more, if more gets done that way, which trials of at least trial_ns
- * show: os/pace.h. Who serves says how many pieces it has done, and how many bytes they had, and may leave notifications off
- * if there will be a nap, after which it looks by itself: it posts something that
- * does. Before loop_run(), or on its thread.
+ * show: os/pace.h. Who serves says how many pieces it has done and how many bytes
+ * they had. It may leave notifications off if there will be a nap, after which it
+ * looks by itself: it posts something that does. Before loop_run(), or on its
+ * thread.
  */
 void loop_pace(struct loop *, uint64_t most_ns, uint64_t trial_ns);
 void loop_worked(struct loop *, uint64_t pieces, uint64_t bytes);

@@ -106,6 +106,13 @@ def tiny_guests(t):
                     found[re.search(r"^Name:\t(.*)$", status, re.M)[1]] = re.search(
                         r"^Cpus_allowed_list:\t(.*)$", status, re.M)[1]
                 expect_equal([found.get(f"vcpu{i}") for i in range(2)], [str(pin) for pin in pins], f"CPUs of {found}")
+        with t.case("all threads are woken in time, and not with others a little later"):
+            with Spinning(folder, "-c", "2", "-s", "3,virtio-net") as guest:
+                slack = {}
+                for task in os.listdir(f"/proc/{guest.process.pid}/task"):
+                    with open(f"/proc/{task}/timerslack_ns", encoding="ascii") as file:
+                        slack[task] = file.read().strip()
+                expect(len(slack) >= 4 and set(slack.values()) == {"1"}, f"ns of timer slack: {slack}")
         with t.case("-o triplefault=reset starts the guest again"):
             # CMOS memory tells whether it has been here; if not, it goes on without an IDT.
             code = "b060 e670 e471 3c5a 7418 b060 e670 b05a e671 0f011d3c001000 cc ebfe" + "00" * 6 + DONE

@@ -218,6 +218,16 @@ static void test_length(void **state)
     assert_true(p.piece > MOST / 2);
 }
 
+/* A nap that finds nothing, and a long wait after it. */
+static void silence(struct sim *s)
+{
+    assert_true(pace_rest(&s->p, s->now) > 0);
+    pace_woke(&s->p, s->now += NAP);
+    assert_int_equal(pace_rest(&s->p, s->now), 0);
+    pace_woke(&s->p, s->now += 9 * NAP);
+    assert_false(pace_naps(&s->p));
+}
+
 static void test_long_wait_ends_naps(void **state)
 {
     struct sim s = {.p = {.most = MOST}, .now = 1};
@@ -225,11 +235,7 @@ static void test_long_wait_ends_naps(void **state)
     (void)state;
     stream(&s, MANY);
     assert_true(s.p.best && pace_naps(&s.p));
-    assert_true(pace_rest(&s.p, s.now) > 0);
-    pace_woke(&s.p, s.now += NAP);
-    assert_int_equal(pace_rest(&s.p, s.now), 0);
-    pace_woke(&s.p, s.now += 9 * NAP);
-    assert_false(pace_naps(&s.p));
+    silence(&s);
     assert_false(s.p.best);
     count_anew(&s);
     stream(&s, 100);
@@ -268,11 +274,7 @@ static void test_long_wait_in_nap_trial(void **state)
     assert_false(s.p.best);
     while (s.naps == 0)
         stream(&s, 1);
-    assert_true(pace_rest(&s.p, s.now) > 0);
-    pace_woke(&s.p, s.now += NAP);
-    assert_int_equal(pace_rest(&s.p, s.now), 0);
-    pace_woke(&s.p, s.now += 9 * NAP);
-    assert_false(pace_naps(&s.p));
+    silence(&s);
     count_anew(&s);
     stream(&s, 1000);
     assert_true(s.naps > 0);
